@@ -1,0 +1,1 @@
+//! Bundle format and verification, segment engines, pre-processing.

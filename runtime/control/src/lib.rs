@@ -1,0 +1,1 @@
+//! JSON control messages and the task manifest, one home for both sides.

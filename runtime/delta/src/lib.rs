@@ -1,0 +1,1 @@
+//! Delta codec: parameter steps and sums to bytes and exactly back.

@@ -1,0 +1,1 @@
+//! The MQTT link: transport, reconnect, byte counting.

@@ -1,0 +1,1 @@
+//! Modules: schema, file format, forward and backward passes, optimizers, exact sums.

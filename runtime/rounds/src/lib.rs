@@ -1,0 +1,1 @@
+//! Rounds, contributions, lineage: sans-IO aggregation.

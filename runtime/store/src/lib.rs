@@ -1,0 +1,1 @@
+//! Durable pieces on redb and slot files.

@@ -44,13 +44,27 @@ impl Input {
     }
 }
 
+/// The recipes of modules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ModuleKind {
+    /// Closed form from exact sums.
+    Moments,
+    /// A trained linear head per exit.
+    Probe,
+    /// Trained heads over a running state that deeper exits reuse.
+    Ladder,
+}
+
 /// The module a task trains.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModuleSpec {
-    /// `moments`, `probe` or `ladder` (with its rank).
-    #[serde(flatten)]
-    pub recipe: Recipe,
+    /// The recipe.
+    pub kind: ModuleKind,
+    /// Width of a ladder's running state; other recipes have none.
+    #[serde(default = "ModuleSpec::default_rank")]
+    pub rank: usize,
     /// Features per exit at most; the channels share them evenly.
     #[serde(default = "ModuleSpec::default_features")]
     pub features: usize,
@@ -62,6 +76,18 @@ pub struct ModuleSpec {
 impl ModuleSpec {
     fn default_features() -> usize {
         64
+    }
+    fn default_rank() -> usize {
+        16
+    }
+
+    /// The recipe with its rank.
+    pub fn recipe(&self) -> Recipe {
+        match self.kind {
+            ModuleKind::Moments => Recipe::Moments,
+            ModuleKind::Probe => Recipe::Probe,
+            ModuleKind::Ladder => Recipe::Ladder { rank: self.rank },
+        }
     }
 }
 
@@ -224,7 +250,7 @@ impl TaskManifest {
     pub fn shape(&self, exits: usize, directions: usize) -> Result<Shape, ManifestError> {
         let channels = self.input.channels();
         let features = channels * self.features_per_channel(directions);
-        let shape = Shape { recipe: self.module.recipe, exits, features, outputs: self.classes.len() };
+        let shape = Shape { recipe: self.module.recipe(), exits, features, outputs: self.classes.len() };
         shape.validate()?;
         Ok(shape)
     }

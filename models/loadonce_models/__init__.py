@@ -1,0 +1,1 @@
+"""Builders of the loadonce backbones: data, pretraining, export, bundle and evaluation."""

@@ -1,6 +1,6 @@
 """Weights to bundle: export, quantize, measure the feature statistics, write, golden vectors.
 
-    python -m loadonce_models.assemble --weights build/sense-tiny/weights.safetensors
+python -m loadonce_models.assemble --weights build/sense-tiny/weights.safetensors
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
-from . import bundle, export, features, golden
+from . import bundle, directions, export, golden
 from .engine import Engine
 from .quantize import quantize
 
@@ -29,7 +29,7 @@ def assemble(weights_file: Path, folder: Path, golden_folder: Path, samples: int
     """Builds a bundle and its golden vectors from fp32 weights; returns the fingerprint."""
     weights = load_file(weights_file)
     parts = segments(weights)
-    tensors = features.build(Engine(parts), samples)
+    tensors = directions.build(Engine(parts), samples)
     parameters = sum(int(np.prod(w.shape)) for w in weights.values())
     fingerprint = bundle.write(folder, parts, tensors, parameters=parameters, fp32_bytes=weights_file.stat().st_size)
     golden.write(golden_folder, bundle.Backbone(folder))

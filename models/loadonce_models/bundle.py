@@ -47,7 +47,14 @@ directions = 128
 
 def _segment_text(number: int, segments: int) -> str:
     inputs = '["patches", "token_ids"]' if number == 1 else f'["hidden_{number - 1}"]'
-    lines = ["", "[[segments]]", f'file = "segment-{number}.onnx"', "layers = 2", f"exit = {number}", f"inputs = {inputs}"]
+    lines = [
+        "",
+        "[[segments]]",
+        f'file = "segment-{number}.onnx"',
+        "layers = 2",
+        f"exit = {number}",
+        f"inputs = {inputs}",
+    ]
     if number < segments:
         lines.append(f'hidden = "hidden_{number}"')
     return "\n".join([*lines, f'pooled = "pooled_{number}"', ""])

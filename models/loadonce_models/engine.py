@@ -24,7 +24,9 @@ class Engine:
             ort.InferenceSession(segment, options, providers=["CPUExecutionProvider"]) for segment in segments
         ]
 
-    def pooled(self, patches: NDArray[np.float32], ids: NDArray[np.int64], exits: int | None = None) -> NDArray[np.float32]:
+    def pooled(
+        self, patches: NDArray[np.float32], ids: NDArray[np.int64], exits: int | None = None
+    ) -> NDArray[np.float32]:
         """Tokens [T, 16] and their ids [T] to pooled features [exits, 256]."""
         out, feed = [], {"patches": patches[None], "token_ids": ids}
         for number, session in enumerate(self.sessions[:exits], 1):

@@ -11,7 +11,14 @@ from safetensors.numpy import save_file
 from .bundle import Backbone
 from .preprocess import picture_patches, window_patches
 
-_LENGTHS = {"window_1": (1, 256), "window_2": (3, 100), "window_3": (2, 1000), "window_4": (1, 24), "window_5": (2, 1), "window_6": (1, 513)}
+_LENGTHS = {
+    "window_1": (1, 256),
+    "window_2": (3, 100),
+    "window_3": (2, 1000),
+    "window_4": (1, 24),
+    "window_5": (2, 1),
+    "window_6": (1, 513),
+}
 _SIZES = {"picture_1": (8, 8), "picture_2": (32, 32), "picture_3": (45, 30), "picture_4": (100, 80, 3)}
 _FEATURES = ("window_1", "window_2", "window_3", "picture_1", "picture_3", "picture_4")
 

@@ -73,7 +73,9 @@ class Sense(nn.Module):
             layer.out.weight.data.mul_(0.5)
             layer.down.weight.data.mul_(0.5)
 
-    def forward(self, patches: Tensor, ids: Tensor, hide: Tensor | None = None, cover: Tensor | None = None) -> list[Tensor]:
+    def forward(
+        self, patches: Tensor, ids: Tensor, hide: Tensor | None = None, cover: Tensor | None = None
+    ) -> list[Tensor]:
         """`hide` [batch, tokens] marks tokens whose content is replaced by `cover` [width]."""
         h = self.embed(patches)
         if hide is not None and cover is not None:

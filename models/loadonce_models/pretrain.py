@@ -69,10 +69,12 @@ class Run:
         torch.manual_seed(seed)
         self.seed = seed
         self.net = Sense()
-        self.heads = torch.nn.ModuleDict({
-            "window": Heads(self.net.shape, len(signals.FAMILIES), len(machines.FAULTS)),
-            "picture": Heads(self.net.shape, pictures.FAMILIES, pictures.DETAILS),
-        })
+        self.heads = torch.nn.ModuleDict(
+            {
+                "window": Heads(self.net.shape, len(signals.FAMILIES), len(machines.FAULTS)),
+                "picture": Heads(self.net.shape, pictures.FAMILIES, pictures.DETAILS),
+            }
+        )
         self.parameters = [*self.net.parameters(), *self.heads.parameters()]
         matrices = [p for p in self.parameters if p.ndim > 1]
         vectors = [p for p in self.parameters if p.ndim < 2]

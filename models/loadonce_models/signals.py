@@ -121,7 +121,9 @@ def _response(d: Draw) -> tuple:
 
 def _ringdown(d: Draw) -> tuple:
     since, f = TIME - d.near(0.02, 0.7, 0.02), d.near_log(3, 45, 0.02)
-    return (since > 0) * np.exp(-np.clip(since, 0, None) * d.near_log(2, 30, 0.03)) * np.sin(6.283 * f * since), np.log2(f)
+    return (since > 0) * np.exp(-np.clip(since, 0, None) * d.near_log(2, 30, 0.03)) * np.sin(
+        6.283 * f * since
+    ), np.log2(f)
 
 
 def _daily_load(d: Draw) -> tuple:

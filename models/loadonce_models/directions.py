@@ -1,0 +1,52 @@
+"""Public statistics that turn pooled features into ordered, standardized ones.
+
+The rows of a projection are the principal directions of the pooled features on
+generated data, each dimension first standardized, ordered by variance and
+scaled to unit variance of z. The covariance is taken within each modality,
+else the first direction of every task would be spent on telling windows from
+pictures.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import pictures, signals
+from .engine import Engine
+from .features import DIRECTIONS, F32
+from .preprocess import PICTURE_IDS, WINDOW_IDS, tile
+
+SEED = 20_000  # another stream of generated data than pretraining's
+
+
+def generated(samples: int, seed: int = SEED, variants: int = 1) -> dict[str, tuple[F32, NDArray[np.int64]]]:
+    """Fresh generated tokens of both modalities with their token ids."""
+    rng = np.random.default_rng(seed)
+    windows = signals.windows(rng, samples, variants).x.reshape(-1, 16, 16)
+    squares = tile(pictures.pictures(rng, samples, variants).x).reshape(-1, 64, 16)
+    return {"window": (windows, WINDOW_IDS), "picture": (np.ascontiguousarray(squares), PICTURE_IDS)}
+
+
+def directions(groups: list[F32]) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
+    """Mean [256] and projection [128, 256] from pooled features [samples, 256] per modality."""
+    parts = [g.astype(np.float64) for g in groups]
+    mean = np.mean([p.mean(0) for p in parts], 0)
+    scale = np.sqrt(np.mean([p.var(0) for p in parts], 0)) + 1e-6
+    inner = np.mean([np.cov(((p - p.mean(0)) / scale).T, bias=True) for p in parts], 0)
+    order = np.linalg.eigh(inner)[1].T[::-1][:DIRECTIONS]
+    # A direction's sign is arbitrary; fixing it makes rebuilds comparable.
+    order = order * np.sign(order[np.arange(DIRECTIONS), np.abs(order).argmax(1)])[:, None]
+    projection = order / scale
+    z = np.concatenate([(p - mean) @ projection.T for p in parts])
+    projection /= np.sqrt((z**2).mean(0))[:, None]
+    return mean.astype(np.float16), projection.astype(np.float16)
+
+
+def build(engine: Engine, samples: int = 3000) -> dict[str, NDArray[np.float16]]:
+    """The tensors of features.safetensors, measured on the engine that ships."""
+    pooled = [engine.pooled_all(patches, ids) for patches, ids in generated(samples).values()]
+    out = {}
+    for k in range(pooled[0].shape[1]):
+        out[f"exit_{k + 1}.mean"], out[f"exit_{k + 1}.projection"] = directions([p[:, k] for p in pooled])
+    return out

@@ -1,0 +1,63 @@
+import shutil
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from safetensors.numpy import load_file
+
+from loadonce_models import bundle
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "models/bundles/sense-tiny"
+FEATURES = load_file(ROOT / "tests/golden/features.safetensors")
+
+
+def test_every_hash_holds_and_the_size_is_in_bounds() -> None:
+    assert len(bundle.verify(FOLDER)) == 64
+    assert sum(path.stat().st_size for path in FOLDER.iterdir()) <= bundle.SIZE_LIMIT
+
+
+@pytest.mark.parametrize("name", ["segment-2.onnx", "features.safetensors"])
+def test_a_changed_byte_is_refused(tmp_path: Path, name: str) -> None:
+    copy = shutil.copytree(FOLDER, tmp_path / "sense-tiny")
+    content = bytearray((copy / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / name).write_bytes(content)
+    with pytest.raises(ValueError, match=name):
+        bundle.verify(copy)
+
+
+def test_an_unlisted_file_is_refused(tmp_path: Path) -> None:
+    copy = shutil.copytree(FOLDER, tmp_path / "sense-tiny")
+    (copy / "segment-4.onnx").write_bytes(b"")
+    with pytest.raises(ValueError, match="segment-4"):
+        bundle.verify(copy)
+
+
+@pytest.mark.parametrize("name", sorted(name[:-3] for name in FEATURES if name.endswith(".in")))
+def test_golden_features(name: str) -> None:
+    backbone = bundle.Backbone(FOLDER)
+    sample = FEATURES[f"{name}.in"]
+    z = backbone.picture(sample) if name.startswith("picture") else backbone.window(sample)
+    for k in range(z.shape[1]):
+        golden = FEATURES[f"{name}.z{k + 1}"]
+        assert golden.shape == z[:, k].shape
+        # Not bit for bit: int8 kernels round differently from one processor to the next.
+        cosine = (golden * z[:, k]).sum(-1) / np.linalg.norm(golden, axis=-1) / np.linalg.norm(z[:, k], axis=-1)
+        assert cosine.min() > 0.995
+
+
+def test_segments_hold_what_both_engines_want() -> None:
+    manifest = tomllib.loads((FOLDER / bundle.MANIFEST).read_text())
+    for part in manifest["segments"]:
+        model = onnx.load(FOLDER / part["file"])
+        assert (model.ir_version, model.opset_import[0].version) == (8, manifest["opset"])
+        assert not model.graph.value_info
+        assert [i.name for i in model.graph.input] == part["inputs"]
+        outputs = [o.name for o in model.graph.output]
+        assert outputs == [part[key] for key in ("hidden", "pooled") if key in part]
+        integer = [node for node in model.graph.node if node.op_type == "MatMulInteger"]
+        assert len(integer) == 4 * part["layers"]
+        assert all(len(node.input) == 3 for node in integer)

@@ -1,0 +1,302 @@
+//! What a module is made of: recipe, sizes, canonical tensors.
+
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+
+use crate::random::Random;
+
+/// Most exits a module may have.
+pub const MAX_EXITS: usize = 8;
+/// Most features per exit.
+pub const MAX_FEATURES: usize = 256;
+/// Fewest outputs (classes).
+pub const MIN_OUTPUTS: usize = 2;
+/// Most outputs (classes).
+pub const MAX_OUTPUTS: usize = 256;
+/// Most units of a ladder's running state.
+pub const MAX_RANK: usize = 64;
+
+/// How a module computes its logits and how it is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Recipe {
+    /// A linear head per exit, solved in closed form from exact sums.
+    Moments,
+    /// A linear head per exit, trained.
+    Probe,
+    /// A running state of `rank` units that deeper exits refine, with a linear head per exit; trained.
+    Ladder {
+        /// Units of the running state, 1..=64.
+        rank: usize,
+    },
+}
+
+impl Recipe {
+    /// The recipe's name in files and manifests.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Moments => "moments",
+            Self::Probe => "probe",
+            Self::Ladder { .. } => "ladder",
+        }
+    }
+
+    /// Units of the running state; 0 for the linear recipes.
+    pub fn rank(self) -> usize {
+        match self {
+            Self::Ladder { rank } => rank,
+            Self::Moments | Self::Probe => 0,
+        }
+    }
+}
+
+/// Sizes of a module; with the class names and the backbone, all a sum or a step must agree on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shape {
+    /// How logits are computed.
+    pub recipe: Recipe,
+    /// Exits of the backbone the module uses, 1..=8.
+    pub exits: usize,
+    /// Features per exit, 1..=256.
+    pub features: usize,
+    /// Logits per exit (classes), 2..=256.
+    pub outputs: usize,
+}
+
+/// One named tensor inside the flat parameters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorSpec {
+    /// Canonical name, as in the module file: `exit_1.weight`.
+    pub name: String,
+    /// Row-major dimensions.
+    pub dims: Vec<usize>,
+    /// Where the tensor lies in the flat parameters.
+    pub range: Range<usize>,
+}
+
+/// A size outside its limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ShapeError {
+    /// `what` must lie in `least..=most`.
+    #[error("module {what} is {got}, allowed are {least} to {most}; correct the task manifest")]
+    OutOfRange {
+        /// The size that is wrong.
+        what: &'static str,
+        /// What was given.
+        got: usize,
+        /// Smallest allowed.
+        least: usize,
+        /// Largest allowed.
+        most: usize,
+    },
+}
+
+/// Offsets of one exit's tensors in the flat parameters. For linear recipes `down` to `gate` are empty.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ExitLayout {
+    pub(crate) down: usize,
+    pub(crate) down_bias: usize,
+    /// Meaningless at the first exit, which has no gate.
+    pub(crate) gate: usize,
+    pub(crate) weight: usize,
+    pub(crate) bias: usize,
+}
+
+impl Shape {
+    /// Checks every size against its limits.
+    pub fn validate(&self) -> Result<(), ShapeError> {
+        let check = |what, got, least, most| {
+            if (least..=most).contains(&got) {
+                Ok(())
+            } else {
+                Err(ShapeError::OutOfRange { what, got, least, most })
+            }
+        };
+        check("exits", self.exits, 1, MAX_EXITS)?;
+        check("features per exit", self.features, 1, MAX_FEATURES)?;
+        check("outputs", self.outputs, MIN_OUTPUTS, MAX_OUTPUTS)?;
+        match self.recipe {
+            Recipe::Ladder { rank } => check("rank", rank, 1, MAX_RANK),
+            Recipe::Moments | Recipe::Probe => Ok(()),
+        }
+    }
+
+    /// Length of the flat parameters.
+    pub fn parameters(&self) -> usize {
+        self.exits * self.exit_parameters() - self.recipe.rank()
+    }
+
+    /// Parameters of one exit, its gate included (the first exit has none).
+    fn exit_parameters(&self) -> usize {
+        let Self { features: d, outputs: c, .. } = *self;
+        match self.recipe {
+            Recipe::Moments | Recipe::Probe => c * d + c,
+            Recipe::Ladder { rank: r } => r * d + r + r + c * r + c,
+        }
+    }
+
+    /// Columns of a head's weight: the running state's units, or the features where there is no state.
+    pub(crate) fn head_width(&self) -> usize {
+        match self.recipe {
+            Recipe::Moments | Recipe::Probe => self.features,
+            Recipe::Ladder { rank } => rank,
+        }
+    }
+
+    /// Offsets of exit `k`, counted from 0.
+    pub(crate) fn layout(&self, k: usize) -> ExitLayout {
+        let r = self.recipe.rank();
+        let base = k * self.exit_parameters() - if k == 0 { 0 } else { r };
+        let down_bias = base + r * self.features;
+        let gate = down_bias + r;
+        let weight = gate + if k == 0 { 0 } else { r };
+        ExitLayout { down: base, down_bias, gate, weight, bias: weight + self.outputs * self.head_width() }
+    }
+
+    /// The canonical tensors, in the order in which they fill the flat parameters.
+    pub fn tensors(&self) -> Vec<TensorSpec> {
+        let Self { features: d, outputs: c, .. } = *self;
+        let mut specs = Vec::with_capacity(self.exits * 5);
+        let mut at = 0;
+        let mut push = |name: String, dims: Vec<usize>| {
+            let end = at + dims.iter().product::<usize>();
+            specs.push(TensorSpec { name, dims, range: at..end });
+            at = end;
+        };
+        for exit in 1..=self.exits {
+            if let Recipe::Ladder { rank } = self.recipe {
+                push(format!("exit_{exit}.down"), vec![rank, d]);
+                push(format!("exit_{exit}.down_bias"), vec![rank]);
+                if exit > 1 {
+                    push(format!("exit_{exit}.gate"), vec![rank]);
+                }
+            }
+            push(format!("exit_{exit}.weight"), vec![c, self.head_width()]);
+            push(format!("exit_{exit}.bias"), vec![c]);
+        }
+        specs
+    }
+
+    /// Untrained parameters for a module without totals to start from: linear recipes start at zero, a ladder
+    /// with rows of variance 1/features, small heads, zero biases and half-open gates.
+    pub fn initial(&self, seed: u64) -> Vec<f32> {
+        let mut params = vec![0.0; self.parameters()];
+        if let Recipe::Ladder { rank } = self.recipe {
+            let mut random = Random::new(seed);
+            for k in 0..self.exits {
+                let at = self.layout(k);
+                let row = 1.0 / (self.features as f32).sqrt();
+                params[at.down..at.down_bias].fill_with(|| row * random.normal());
+                let head = 0.1 / (rank as f32).sqrt();
+                params[at.weight..at.bias].fill_with(|| head * random.normal());
+            }
+        }
+        params
+    }
+
+    /// What a sum or a step must agree on before it is used: blake3 of a canonical text of recipe, sizes,
+    /// backbone fingerprint and class names in order. Names carry their byte length, so no two lists share a
+    /// text.
+    pub fn fingerprint(&self, classes: &[String], backbone: &str) -> [u8; 32] {
+        let mut hash = blake3::Hasher::new();
+        let text = format!(
+            "loadonce-module/1\nrecipe {}\nrank {}\nexits {}\nfeatures {}\noutputs {}\nbackbone {}:{backbone}\n",
+            self.recipe.name(),
+            self.recipe.rank(),
+            self.exits,
+            self.features,
+            self.outputs,
+            backbone.len(),
+        );
+        hash.update(text.as_bytes());
+        for class in classes {
+            hash.update(format!("class {}:{class}\n", class.len()).as_bytes());
+        }
+        *hash.finalize().as_bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shape(recipe: Recipe) -> Shape {
+        Shape { recipe, exits: 3, features: 5, outputs: 4 }
+    }
+
+    #[test]
+    fn tensors_fill_the_parameters_without_gaps() {
+        for recipe in [Recipe::Moments, Recipe::Probe, Recipe::Ladder { rank: 2 }] {
+            let shape = shape(recipe);
+            let mut at = 0;
+            for spec in shape.tensors() {
+                assert_eq!(spec.range.start, at, "{}", spec.name);
+                assert_eq!(spec.range.len(), spec.dims.iter().product::<usize>());
+                at = spec.range.end;
+            }
+            assert_eq!(at, shape.parameters());
+        }
+    }
+
+    #[test]
+    fn layout_agrees_with_the_canonical_tensors() {
+        let shape = shape(Recipe::Ladder { rank: 2 });
+        for (k, part) in [("down", 0), ("down_bias", 1), ("gate", 2), ("weight", 3), ("bias", 4)]
+            .iter()
+            .flat_map(|part| (0..3).map(move |k| (k, *part)))
+        {
+            let at = shape.layout(k);
+            let offset = [at.down, at.down_bias, at.gate, at.weight, at.bias][part.1];
+            let name = format!("exit_{}.{}", k + 1, part.0);
+            match shape.tensors().into_iter().find(|spec| spec.name == name) {
+                Some(spec) => assert_eq!(spec.range.start, offset, "{name}"),
+                None => assert_eq!(name, "exit_1.gate"),
+            }
+        }
+    }
+
+    #[test]
+    fn limits_are_checked() {
+        let good = shape(Recipe::Ladder { rank: MAX_RANK });
+        assert_eq!(good.validate(), Ok(()));
+        for bad in [
+            Shape { exits: 0, ..good },
+            Shape { exits: MAX_EXITS + 1, ..good },
+            Shape { features: 0, ..good },
+            Shape { features: MAX_FEATURES + 1, ..good },
+            Shape { outputs: 1, ..good },
+            Shape { outputs: MAX_OUTPUTS + 1, ..good },
+            Shape { recipe: Recipe::Ladder { rank: 0 }, ..good },
+            Shape { recipe: Recipe::Ladder { rank: MAX_RANK + 1 }, ..good },
+        ] {
+            assert!(bad.validate().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn fingerprint_tells_every_part_apart() {
+        let base = shape(Recipe::Probe);
+        let names = |list: &[&str]| list.iter().map(|&s| s.to_owned()).collect::<Vec<_>>();
+        let classes = names(&["ok", "scratch", "dent", "other"]);
+        let print = base.fingerprint(&classes, "ab");
+        assert_eq!(print, base.fingerprint(&classes, "ab"));
+        assert_ne!(print, base.fingerprint(&classes, "ac"));
+        assert_ne!(print, base.fingerprint(&names(&["ok", "scratch", "other", "dent"]), "ab"));
+        assert_ne!(print, Shape { features: 6, ..base }.fingerprint(&classes, "ab"));
+        assert_ne!(print, shape(Recipe::Moments).fingerprint(&classes, "ab"));
+        assert_ne!(
+            base.fingerprint(&names(&["a\nclass 1:b"]), ""),
+            base.fingerprint(&names(&["a", "b"]), "")
+        );
+    }
+
+    #[test]
+    fn recipe_is_tagged_json() {
+        let text = serde_json::to_string(&Recipe::Ladder { rank: 16 }).expect("serializes");
+        assert_eq!(text, r#"{"kind":"ladder","rank":16}"#);
+        assert_eq!(serde_json::from_str::<Recipe>(r#"{"kind":"moments"}"#).expect("parses"), Recipe::Moments);
+        assert!(serde_json::from_str::<Recipe>(r#"{"kind":"lora"}"#).is_err());
+    }
+}

@@ -1,0 +1,490 @@
+//! Training on cached features, one short piece of work per call.
+
+use serde::{Deserialize, Serialize};
+
+use crate::forward::forward;
+use crate::gradient::{Batch, Scratch, cross_entropy, loss_and_gradient};
+use crate::optimizer::AdamW;
+use crate::prior::argmax;
+use crate::random::Random;
+use crate::shape::{Shape, ShapeError};
+
+/// Fewest held-out samples an early stop listens to.
+pub const MIN_EARLY_STOP: usize = 4;
+/// Held-out samples evaluated per call, so that a call stays about as short as an optimizer step.
+const EVAL_SLICE: usize = 32;
+
+/// Labelled features of one task on one gateway.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Dataset {
+    /// `n × exits × features`.
+    pub z: Vec<f32>,
+    /// Classes, `n`.
+    pub labels: Vec<u16>,
+}
+
+impl Dataset {
+    /// Samples.
+    pub fn n(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// Features of sample `i`, `exits × features`.
+    ///
+    /// # Panics
+    /// If there is no sample `i`.
+    pub fn row(&self, i: usize) -> &[f32] {
+        let width = self.z.len() / self.n();
+        &self.z[i * width..(i + 1) * width]
+    }
+
+    /// Appends a sample.
+    pub fn push(&mut self, z: &[f32], label: u16) {
+        self.z.extend_from_slice(z);
+        self.labels.push(label);
+    }
+
+    /// The samples of the given indices, in their order.
+    ///
+    /// # Panics
+    /// If an index has no sample.
+    #[must_use]
+    pub fn subset(&self, indices: &[usize]) -> Self {
+        let mut subset = Self::default();
+        for &i in indices {
+            subset.push(self.row(i), self.labels[i]);
+        }
+        subset
+    }
+
+    pub(crate) fn check(&self, shape: &Shape) -> Result<(), TrainError> {
+        let want = self.n() * shape.exits * shape.features;
+        if self.z.len() != want {
+            return Err(TrainError::Length { what: "features", got: self.z.len(), want });
+        }
+        if let Some(&label) = self.labels.iter().find(|&&label| usize::from(label) >= shape.outputs) {
+            return Err(TrainError::Label { label, outputs: shape.outputs });
+        }
+        if self.z.iter().any(|z| !z.is_finite()) {
+            return Err(TrainError::NotFinite("features"));
+        }
+        Ok(())
+    }
+}
+
+/// How a module is trained. The defaults suit tens to hundreds of labels on standardized features.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Passes over the training samples.
+    pub epochs: u32,
+    /// Samples per optimizer step.
+    pub batch: usize,
+    /// Learning rate of the first step; it falls linearly to a tenth at the last.
+    pub learning_rate: f32,
+    /// Decoupled weight decay of weight matrices.
+    pub weight_decay: f32,
+    /// Share of features set to zero in training, 0 up to 0.9.
+    pub dropout: f32,
+    /// Epochs without a better held-out loss before training stops and the best parameters are restored; 0
+    /// never stops early and keeps the last. Also ignored with fewer than [`MIN_EARLY_STOP`] held-out samples.
+    pub patience: u32,
+    /// Seed of shuffling and dropout.
+    pub seed: u64,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        Self {
+            epochs: 20,
+            batch: 32,
+            learning_rate: 2e-3,
+            weight_decay: 0.1,
+            dropout: 0.2,
+            patience: 5,
+            seed: 0,
+        }
+    }
+}
+
+impl TrainConfig {
+    /// Checks every field against its limits.
+    pub fn validate(&self) -> Result<(), TrainError> {
+        let refuse = |field, allowed| Err(TrainError::Config { field, allowed });
+        if !(1..=10_000).contains(&self.epochs) {
+            return refuse("epochs", "1 to 10000");
+        }
+        if !(1..=4096).contains(&self.batch) {
+            return refuse("batch", "1 to 4096");
+        }
+        if !(self.learning_rate > 0.0 && self.learning_rate <= 1.0) {
+            return refuse("learning_rate", "above 0, at most 1");
+        }
+        if !(0.0..=10.0).contains(&self.weight_decay) {
+            return refuse("weight_decay", "0 to 10");
+        }
+        if !(0.0..=0.9).contains(&self.dropout) {
+            return refuse("dropout", "0 to 0.9");
+        }
+        Ok(())
+    }
+}
+
+/// Why training cannot begin.
+#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
+pub enum TrainError {
+    /// The module's sizes are unusable.
+    #[error(transparent)]
+    Shape(#[from] ShapeError),
+    /// A slice has another length than the shape asks for.
+    #[error("{got} {what} given, {want} expected; they belong to another module or backbone")]
+    Length {
+        /// What was counted.
+        what: &'static str,
+        /// Given.
+        got: usize,
+        /// Expected.
+        want: usize,
+    },
+    /// A label has no class.
+    #[error("label {label} given, the task has {outputs} classes; check the task manifest")]
+    Label {
+        /// Given.
+        label: u16,
+        /// Classes of the task.
+        outputs: usize,
+    },
+    /// NaN or infinity.
+    #[error("{0} hold NaN or infinity; drop the sample or the module they come from")]
+    NotFinite(&'static str),
+    /// There is nothing to train on.
+    #[error("no training samples; wait for labels")]
+    NoSamples,
+    /// A setting outside its limits.
+    #[error("training setting {field} must be {allowed}; correct the task manifest")]
+    Config {
+        /// The setting.
+        field: &'static str,
+        /// What it may be.
+        allowed: &'static str,
+    },
+}
+
+/// Mean figures of one exit over a set of samples, the offset added to its logits.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ExitEval {
+    /// Softmax cross-entropy, nats.
+    pub loss: f32,
+    /// Share of samples whose top label is right.
+    pub accuracy: f32,
+}
+
+/// Figures over a set of samples; all zero when it is empty.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Eval {
+    /// Samples evaluated.
+    pub samples: usize,
+    /// Mean over samples of the sum over exits of the cross-entropy, nats: what training minimizes.
+    pub loss: f32,
+    /// Each exit's own figures.
+    pub exits: Vec<ExitEval>,
+}
+
+impl Eval {
+    /// Figures of the last exit.
+    pub fn last(&self) -> ExitEval {
+        self.exits.last().copied().unwrap_or_default()
+    }
+}
+
+/// An evaluation in slices.
+#[derive(Clone, Debug)]
+pub(crate) struct Evaluation {
+    done: usize,
+    loss: Vec<f64>,
+    right: Vec<usize>,
+    logits: Vec<f32>,
+}
+
+impl Evaluation {
+    pub(crate) fn new(shape: &Shape) -> Self {
+        Self {
+            done: 0,
+            loss: vec![0.0; shape.exits],
+            right: vec![0; shape.exits],
+            logits: vec![0.0; shape.exits * shape.outputs],
+        }
+    }
+
+    /// Evaluates up to [`EVAL_SLICE`] more samples; the figures once all are done.
+    pub(crate) fn advance(
+        &mut self,
+        shape: &Shape,
+        params: &[f32],
+        data: &Dataset,
+        offset: &[f32],
+    ) -> Option<Eval> {
+        let end = data.n().min(self.done + EVAL_SLICE);
+        for i in self.done..end {
+            forward(shape, params, data.row(i), &mut self.logits);
+            let label = usize::from(data.labels[i]);
+            for (k, logits) in self.logits.chunks_exact_mut(shape.outputs).enumerate() {
+                for (logit, offset) in logits.iter_mut().zip(offset) {
+                    *logit += offset;
+                }
+                self.right[k] += usize::from(argmax(logits) == label);
+                self.loss[k] += f64::from(cross_entropy(logits, label));
+            }
+        }
+        self.done = end;
+        (end == data.n()).then(|| self.figures())
+    }
+
+    fn figures(&self) -> Eval {
+        let n = self.done.max(1) as f64;
+        let exits = self.loss.iter().zip(&self.right);
+        Eval {
+            samples: self.done,
+            loss: (self.loss.iter().sum::<f64>() / n) as f32,
+            exits: exits
+                .map(|(loss, right)| ExitEval {
+                    loss: (loss / n) as f32,
+                    accuracy: (*right as f64 / n) as f32,
+                })
+                .collect(),
+        }
+    }
+}
+
+/// What a call of [`Trainer::step`] did.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Progress {
+    /// One optimizer step; the batch's loss.
+    Step {
+        /// Mean over the batch of the sum over exits, nats.
+        loss: f32,
+    },
+    /// Part of a held-out evaluation.
+    Evaluating,
+    /// An epoch ended; its held-out loss, if there are held-out samples.
+    Epoch {
+        /// Mean over held-out samples of the sum over exits, nats.
+        heldout_loss: Option<f32>,
+    },
+    /// Nothing is left to do.
+    Done,
+}
+
+/// What training gives.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Trained {
+    /// The parameters kept.
+    pub params: Vec<f32>,
+    /// Held-out figures of the start.
+    pub heldout_before: Eval,
+    /// Held-out figures of the parameters kept.
+    pub heldout_after: Eval,
+    /// Optimizer steps taken.
+    pub steps: u64,
+    /// Epochs finished.
+    pub epochs: u32,
+    /// Whether the loss became NaN or infinite, so that the best parameters until then were kept.
+    pub diverged: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Phase {
+    EvalStart,
+    Steps,
+    EvalEpoch,
+    Done,
+}
+
+/// Training as a state machine: every [`Trainer::step`] is at most one optimizer step or one slice of a held-out
+/// evaluation, so whatever else wants the processor waits no longer than that.
+#[derive(Clone, Debug)]
+pub struct Trainer {
+    shape: Shape,
+    config: TrainConfig,
+    train: Dataset,
+    heldout: Dataset,
+    offset: Vec<f32>,
+    params: Vec<f32>,
+    grad: Vec<f32>,
+    scratch: Scratch,
+    optimizer: AdamW,
+    random: Random,
+    order: Vec<usize>,
+    at: usize,
+    batch_z: Vec<f32>,
+    batch_labels: Vec<u16>,
+    phase: Phase,
+    evaluation: Evaluation,
+    before: Eval,
+    best: Eval,
+    best_params: Vec<f32>,
+    since_best: u32,
+    steps: u64,
+    epochs: u32,
+    diverged: bool,
+}
+
+impl Trainer {
+    /// Training from `start`; `offset` (`outputs`) is added to all logits while training and evaluating: the
+    /// gateway's log prior, which so stays out of the parameters, or zeros.
+    pub fn new(
+        shape: Shape,
+        start: Vec<f32>,
+        train: Dataset,
+        heldout: Dataset,
+        offset: Vec<f32>,
+        config: TrainConfig,
+    ) -> Result<Self, TrainError> {
+        shape.validate()?;
+        config.validate()?;
+        train.check(&shape)?;
+        heldout.check(&shape)?;
+        let length =
+            |what, got, want| if got == want { Ok(()) } else { Err(TrainError::Length { what, got, want }) };
+        length("parameters", start.len(), shape.parameters())?;
+        length("offsets", offset.len(), shape.outputs)?;
+        if start.iter().chain(&offset).any(|x| !x.is_finite()) {
+            return Err(TrainError::NotFinite("starting parameters or prior"));
+        }
+        if train.n() == 0 {
+            return Err(TrainError::NoSamples);
+        }
+        let mut trainer = Self {
+            grad: vec![0.0; start.len()],
+            scratch: Scratch::new(&shape),
+            optimizer: AdamW::new(&shape, config.weight_decay),
+            random: Random::new(config.seed),
+            order: (0..train.n()).collect(),
+            at: 0,
+            batch_z: Vec::new(),
+            batch_labels: Vec::new(),
+            phase: Phase::EvalStart,
+            evaluation: Evaluation::new(&shape),
+            before: Eval::default(),
+            best: Eval::default(),
+            best_params: start.clone(),
+            since_best: 0,
+            steps: 0,
+            epochs: 0,
+            diverged: false,
+            params: start,
+            shape,
+            config,
+            train,
+            heldout,
+            offset,
+        };
+        trainer.random.shuffle(&mut trainer.order);
+        Ok(trainer)
+    }
+
+    fn stops_early(&self) -> bool {
+        self.config.patience > 0 && self.heldout.n() >= MIN_EARLY_STOP
+    }
+
+    /// Does the next piece of work.
+    pub fn step(&mut self) -> Progress {
+        match self.phase {
+            Phase::EvalStart => {
+                if let Some(eval) = self.evaluate() {
+                    self.before = eval.clone();
+                    self.best = eval;
+                    self.phase = Phase::Steps;
+                }
+                Progress::Evaluating
+            }
+            Phase::Steps => self.optimize(),
+            Phase::EvalEpoch => match self.evaluate() {
+                Some(eval) => self.end_epoch(eval),
+                None => Progress::Evaluating,
+            },
+            Phase::Done => Progress::Done,
+        }
+    }
+
+    fn evaluate(&mut self) -> Option<Eval> {
+        let eval = self.evaluation.advance(&self.shape, &self.params, &self.heldout, &self.offset)?;
+        self.evaluation = Evaluation::new(&self.shape);
+        Some(eval)
+    }
+
+    fn optimize(&mut self) -> Progress {
+        let end = self.train.n().min(self.at + self.config.batch);
+        self.batch_z.clear();
+        self.batch_labels.clear();
+        for &i in &self.order[self.at..end] {
+            self.batch_z.extend_from_slice(self.train.row(i));
+            self.batch_labels.push(self.train.labels[i]);
+        }
+        if self.config.dropout > 0.0 {
+            let scale = 1.0 / (1.0 - self.config.dropout);
+            for z in &mut self.batch_z {
+                *z = if self.random.uniform() < self.config.dropout { 0.0 } else { *z * scale };
+            }
+        }
+        let batch =
+            Batch { z: &self.batch_z, labels: &self.batch_labels, offset: &self.offset, weights: None };
+        let loss = loss_and_gradient(&self.shape, &self.params, batch, &mut self.grad, &mut self.scratch);
+        if !loss.is_finite() || self.grad.iter().any(|g| !g.is_finite()) {
+            self.diverged = true;
+            self.phase = Phase::Done;
+            return Progress::Done;
+        }
+        let rate = self.learning_rate();
+        self.optimizer.step(&mut self.params, &self.grad, rate);
+        self.steps += 1;
+        self.at = end;
+        if end == self.train.n() {
+            self.at = 0;
+            self.random.shuffle(&mut self.order);
+            self.phase = Phase::EvalEpoch;
+        }
+        Progress::Step { loss }
+    }
+
+    /// Linear from the configured rate to a tenth of it over all planned steps.
+    fn learning_rate(&self) -> f32 {
+        let planned = u64::from(self.config.epochs) * self.train.n().div_ceil(self.config.batch) as u64;
+        let share = if planned > 1 { self.steps as f32 / (planned - 1) as f32 } else { 0.0 };
+        self.config.learning_rate * (1.0 - 0.9 * share)
+    }
+
+    fn end_epoch(&mut self, eval: Eval) -> Progress {
+        self.epochs += 1;
+        let heldout_loss = (eval.samples > 0).then_some(eval.loss);
+        if !self.stops_early() || eval.loss < self.best.loss {
+            self.best_params.copy_from_slice(&self.params);
+            self.best = eval;
+            self.since_best = 0;
+        } else {
+            self.since_best += 1;
+        }
+        let patient = !self.stops_early() || self.since_best < self.config.patience;
+        let more = self.epochs < self.config.epochs && patient;
+        self.phase = if more { Phase::Steps } else { Phase::Done };
+        Progress::Epoch { heldout_loss }
+    }
+
+    /// The parameters kept so far, and their figures; meant to be called once [`Progress::Done`] was seen, and
+    /// sound at any time.
+    pub fn finish(self) -> Trained {
+        let finite = self.best_params.iter().all(|p| p.is_finite());
+        debug_assert!(finite, "steps with a non-finite gradient are never taken");
+        Trained {
+            params: self.best_params,
+            heldout_before: self.before,
+            heldout_after: self.best,
+            steps: self.steps,
+            epochs: self.epochs,
+            diverged: self.diverged,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,23 @@
-//! Rounds, contributions, lineage: sans-IO aggregation.
+//! Aggregation as plain state machines: no I/O, no clock, no randomness.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `contribution` | a contribution's identity and the checks before and after it is decoded |
+//! | `totals` | the exact weighted total of steps |
+//! | `version` | parameters of the next version, from sums or from steps |
+//! | `lineage` | the chain of versions, byte by byte |
+//! | `round` | what a round takes and when it closes |
+//!
+//! Time comes in as milliseconds of a clock that only rises; where it starts does not matter.
+
+mod contribution;
+mod lineage;
+mod round;
+mod totals;
+mod version;
+
+pub use contribution::{ContributionId, Expected, check_manifest, check_step, norm};
+pub use lineage::{ENTRY_BYTES, LineageEntry, LineageError, Made, contributions_hash};
+pub use round::{Decision, Open, Round, Rules, opening};
+pub use totals::{StepTotals, TotalsError};
+pub use version::{VersionError, from_steps, from_sums, publishable};

@@ -1,0 +1,186 @@
+//! The exact weighted total of steps: integers, so the order and the grouping never show.
+
+use thiserror::Error;
+
+/// Fractional bits kept of every value.
+const SCALE_BITS: i32 = 32;
+/// Values at or beyond this magnitude would not leave room for 2³² weights of 2³².
+const MAX_MAGNITUDE: f32 = (1u64 << 31) as f32;
+
+/// Why a step was not added. Nothing changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum TotalsError {
+    /// Another number of parameters.
+    #[error("a step of {got} values cannot join totals of {want}; it belongs to another shape")]
+    Length {
+        /// Given.
+        got: usize,
+        /// Expected.
+        want: usize,
+    },
+    /// A value is not finite or beyond ±2³¹.
+    #[error("value {index} of the step is not a usable number; refuse the step")]
+    Value {
+        /// Position.
+        index: usize,
+    },
+    /// 2³² steps are in.
+    #[error("the totals hold their most, 2^32 steps; close the round")]
+    Full,
+}
+
+/// Σ weight · round(value · 2³²) per parameter in i128, with Σ weight.
+///
+/// |value| < 2³¹, weight < 2³² and fewer than 2³² steps keep every total below 2¹²⁷.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StepTotals {
+    values: Vec<i128>,
+    weight: u64,
+    steps: u32,
+}
+
+impl StepTotals {
+    /// Totals of nothing.
+    pub fn new(parameters: usize) -> Self {
+        Self { values: vec![0; parameters], weight: 0, steps: 0 }
+    }
+
+    /// Adds one step; a weight above `max_weight` counts as `max_weight`, so that no gateway outvotes the rest.
+    pub fn add(&mut self, step: &[f32], weight: u32, max_weight: u32) -> Result<(), TotalsError> {
+        if step.len() != self.values.len() {
+            return Err(TotalsError::Length { got: step.len(), want: self.values.len() });
+        }
+        let usable = |v: &f32| v.abs() < MAX_MAGNITUDE;
+        if let Some(index) = step.iter().position(|v| !usable(v)) {
+            return Err(TotalsError::Value { index });
+        }
+        let steps = self.steps.checked_add(1).ok_or(TotalsError::Full)?;
+        let weight = weight.min(max_weight);
+        for (total, &value) in self.values.iter_mut().zip(step) {
+            *total += i128::from(fixed(value)) * i128::from(weight);
+        }
+        self.weight += u64::from(weight);
+        self.steps = steps;
+        Ok(())
+    }
+
+    /// Adds the totals of another group of steps.
+    pub fn merge(&mut self, other: &Self) -> Result<(), TotalsError> {
+        if other.values.len() != self.values.len() {
+            return Err(TotalsError::Length { got: other.values.len(), want: self.values.len() });
+        }
+        self.steps = self.steps.checked_add(other.steps).ok_or(TotalsError::Full)?;
+        self.weight += other.weight;
+        for (total, value) in self.values.iter_mut().zip(&other.values) {
+            *total += value;
+        }
+        Ok(())
+    }
+
+    /// Σ weight after clipping.
+    pub fn weight(&self) -> u64 {
+        self.weight
+    }
+
+    /// Steps added.
+    pub fn steps(&self) -> u32 {
+        self.steps
+    }
+
+    /// Parameters.
+    pub fn parameters(&self) -> usize {
+        self.values.len()
+    }
+
+    /// The weighted mean of each parameter; `None` without weight. Integers are converted once and divided
+    /// once, both correctly rounded, so every machine gets the same bits.
+    pub fn mean(&self) -> Option<impl Iterator<Item = f64>> {
+        let scale = self.weight as f64 * f64::from(1 << (SCALE_BITS / 2)) * f64::from(1 << (SCALE_BITS / 2));
+        (self.weight > 0).then(|| self.values.iter().map(move |&total| total as f64 / scale))
+    }
+}
+
+/// round(value · 2³²), ties to even; the product is exact.
+fn fixed(value: f32) -> i64 {
+    (f64::from(value) * 4_294_967_296.0).round_ties_even() as i64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    type Weighted = (Vec<f32>, u32);
+
+    fn steps() -> impl Strategy<Value = Vec<Weighted>> {
+        let values = proptest::collection::vec(-1e6f32..1e6, 5);
+        proptest::collection::vec((values, 0u32..u32::MAX), 1..12)
+    }
+
+    fn total<'a>(steps: impl IntoIterator<Item = &'a Weighted>) -> StepTotals {
+        let mut totals = StepTotals::new(5);
+        for (step, weight) in steps {
+            totals.add(step, *weight, u32::MAX).unwrap();
+        }
+        totals
+    }
+
+    proptest! {
+        #[test]
+        fn order_and_split_never_show(steps in steps(), seed in any::<u64>()) {
+            let whole = total(&steps);
+            let mut shuffled: Vec<_> = steps.iter().enumerate().collect();
+            shuffled.sort_by_key(|(i, _)| seed.wrapping_mul(*i as u64 * 2 + 1).rotate_left(17));
+            prop_assert_eq!(&whole, &total(shuffled.iter().map(|(_, step)| *step)));
+            let cut = seed as usize % (steps.len() + 1);
+            let mut merged = total(&steps[..cut]);
+            merged.merge(&total(&steps[cut..])).unwrap();
+            prop_assert_eq!(&whole, &merged);
+            prop_assert_eq!(
+                whole.mean().map(Iterator::collect::<Vec<_>>),
+                merged.mean().map(Iterator::collect::<Vec<_>>)
+            );
+        }
+
+        #[test]
+        fn the_mean_is_the_mean(values in proptest::collection::vec(-100f32..100.0, 1..10), weight in 1u32..1000) {
+            let mut totals = StepTotals::new(1);
+            for &value in &values {
+                totals.add(&[value], weight, u32::MAX).unwrap();
+            }
+            let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / values.len() as f64;
+            let got = totals.mean().unwrap().next().unwrap();
+            prop_assert!((got - mean).abs() < 1e-9, "{} {}", got, mean);
+        }
+    }
+
+    #[test]
+    fn invariant_14_one_weight_is_clipped() {
+        let mut totals = StepTotals::new(1);
+        totals.add(&[1.0], u32::MAX, 10).unwrap();
+        totals.add(&[0.0], 10, 10).unwrap();
+        assert_eq!((totals.weight(), totals.steps()), (20, 2));
+        assert_eq!(totals.mean().unwrap().next(), Some(0.5));
+    }
+
+    #[test]
+    fn the_largest_values_do_not_overflow_and_larger_ones_are_refused() {
+        let largest = f32::from_bits(MAX_MAGNITUDE.to_bits() - 1);
+        let mut totals = StepTotals::new(2);
+        for _ in 0..1000 {
+            totals.add(&[largest, -largest], u32::MAX, u32::MAX).unwrap();
+        }
+        assert_eq!(totals.mean().unwrap().collect::<Vec<_>>(), [f64::from(largest), f64::from(-largest)]);
+        let before = totals.clone();
+        for bad in [MAX_MAGNITUDE, f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            assert_eq!(totals.add(&[0.0, bad], 1, 1), Err(TotalsError::Value { index: 1 }));
+        }
+        assert_eq!(totals.add(&[0.0], 1, 1), Err(TotalsError::Length { got: 1, want: 2 }));
+        assert_eq!(totals, before);
+    }
+
+    #[test]
+    fn nothing_has_no_mean() {
+        assert!(StepTotals::new(3).mean().is_none());
+    }
+}

@@ -62,7 +62,7 @@ def render(figures: dict) -> str:
         "### Files\n",
         _table(["file", "bytes"], [[n, f"{s:,}"] for n, s in [*figures["files"].items(), ("together", total)]]),
         "### Fidelity of int8 to fp32\n",
-        "600 fresh generated samples per modality. The probe tells the generator's families apart and was fitted on fp32.\n",
+        "600 fresh generated samples per modality; the probe tells families apart and was fitted on fp32.\n",
     ]
     rows = []
     for name, exits in figures["fidelity"].items():
@@ -83,9 +83,7 @@ def render(figures: dict) -> str:
     for label, key in (("int8", "latency_ms"), ("fp32", "latency_fp32_ms")):
         rows += [[f"{label}, {name}", *(f"{v:.2f}" for v in values)] for name, values in figures[key].items()]
     text += [_table(["", "exit 1", "exit 2", "exit 3"], rows), "### Few-label transfer\n"]
-    text += [
-        f"Accuracy of the same linear probe on the official test set, mean ± standard deviation over {DRAWS} draws of labels.\n"
-    ]
+    text += [f"Test accuracy of the same linear probe, mean ± standard deviation over {DRAWS} draws of labels.\n"]
     for name, scores in figures["transfer"].items():
         cell = lambda s: f"{s[0]:.3f}" + (f" ± {s[1]:.3f}" if s[1] else "")  # noqa: E731
         rows = [[row, *(cell(s) for s in values.values())] for row, values in scores.items()]

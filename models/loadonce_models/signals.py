@@ -106,7 +106,8 @@ def _bumps(d: Draw) -> tuple:
 def _levels(d: Draw) -> tuple:
     out = 0.0
     for _ in range(4):
-        out = out + d.near(-1, 1, 0.03) * (TIME > d.near(0, 1, 0.03))
+        height, at = d.near(-1, 1, 0.03), d.near(0, 1, 0.03)
+        out = out + height * (at < TIME)
     return out, None
 
 

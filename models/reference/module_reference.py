@@ -1,0 +1,263 @@
+"""Reference of the module mathematics, written apart from the Rust crate and compared with it.
+
+    python models/reference/module_reference.py
+
+writes tests/golden/module-reference.safetensors: a fixed case with the logits,
+losses and gradients of a probe and a ladder, and the modules solved from exact
+sums. numpy only; every formula is the direct one, in f64. It also writes the
+golden module files, byte by byte as docs/module-format.md says, and
+the golden sums.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+F64 = NDArray[np.float64]
+GOLDEN = Path(__file__).resolve().parents[2] / "tests" / "golden"
+EXITS, FEATURES, OUTPUTS, RANK, SAMPLES = 3, 10, 4, 2, 40
+UNSEEN_BIAS = -30.0
+CORRELATION = 0.5
+
+
+def tensors(recipe: str) -> list[tuple[str, tuple[int, ...]]]:
+    """Canonical names and dimensions."""
+    out: list[tuple[str, tuple[int, ...]]] = []
+    for k in range(1, EXITS + 1):
+        width = FEATURES
+        if recipe == "ladder":
+            width = RANK
+            out += [(f"exit_{k}.down", (RANK, FEATURES)), (f"exit_{k}.down_bias", (RANK,))]
+            out += [(f"exit_{k}.gate", (RANK,))] if k > 1 else []
+        out += [(f"exit_{k}.weight", (OUTPUTS, width)), (f"exit_{k}.bias", (OUTPUTS,))]
+    return out
+
+
+def named(recipe: str, flat: F64) -> dict[str, F64]:
+    """Flat parameters as named tensors."""
+    out, at = {}, 0
+    for name, dims in tensors(recipe):
+        size = int(np.prod(dims))
+        out[name] = flat[at : at + size].reshape(dims)
+        at += size
+    assert at == flat.size
+    return out
+
+
+def forward(recipe: str, flat: F64, z: F64) -> F64:
+    """Features [n, exits, features] to logits [n, exits, outputs]."""
+    p, state, out = named(recipe, flat), None, []
+    for k in range(1, EXITS + 1):
+        x = z[:, k - 1]
+        if recipe == "ladder":
+            a = x @ p[f"exit_{k}.down"].T + p[f"exit_{k}.down_bias"]
+            open_ = 1 / (1 + np.exp(-p[f"exit_{k}.gate"])) if k > 1 else 0.0
+            state = a if state is None else open_ * state + (1 - open_) * a
+            x = state
+        out.append(x @ p[f"exit_{k}.weight"].T + p[f"exit_{k}.bias"])
+    return np.stack(out, 1)
+
+
+def log_softmax(x: F64) -> F64:
+    x = x - x.max(-1, keepdims=True)
+    return x - np.log(np.exp(x).sum(-1, keepdims=True))
+
+
+def loss(recipe: str, flat: F64, z: F64, labels: NDArray, offset: F64, weights: F64) -> float:
+    """Weighted mean over samples of the sum over exits of the cross-entropy."""
+    logp = log_softmax(forward(recipe, flat, z) + offset)
+    each = -logp[np.arange(len(labels)), :, labels].sum(1)
+    return float((each * weights).sum() / weights.sum())
+
+
+def gradient(recipe: str, flat: F64, z: F64, labels: NDArray, offset: F64, weights: F64) -> F64:
+    """Of the loss by the parameters, by the complex step: exact to rounding, and no derivation to get wrong."""
+    out = np.zeros_like(flat)
+    for i in range(flat.size):
+        moved = flat.astype(np.complex128)
+        moved[i] += 1e-30j
+        logits = forward(recipe, moved, z) + offset
+        each = np.log(np.exp(logits).sum(-1)) - logits[np.arange(len(labels)), :, labels]
+        out[i] = ((each.sum(1) * weights).sum() / weights.sum()).imag / 1e-30
+    return out
+
+
+def sums(q: NDArray[np.int16], labels: NDArray) -> NDArray[np.int64]:
+    """Exact sums in the order counts, cross, gram (upper triangles)."""
+    wide = q.astype(np.int64)
+    counts = np.bincount(labels, minlength=OUTPUTS).astype(np.int64)
+    hot = np.eye(OUTPUTS, dtype=np.int64)[labels]
+    cross = [hot.T @ wide[:, k] for k in range(EXITS)]
+    upper = np.triu_indices(FEATURES)
+    gram = [(wide[:, k].T @ wide[:, k])[upper] for k in range(EXITS)]
+    return np.concatenate([counts, *[c.ravel() for c in cross], *gram])
+
+
+class Discriminant:
+    """One exit's shared-covariance discriminant, from the samples themselves."""
+
+    def __init__(self, z: F64, labels: NDArray, shrinkage: float | None):
+        self.seen = np.unique(labels)
+        counts = np.bincount(labels, minlength=OUTPUTS)[self.seen]
+        means = np.stack([z[labels == c].mean(0) for c in self.seen])
+        within = z - means[np.searchsorted(self.seen, labels)]
+        freedom = len(z) - len(self.seen)
+        s, d = within.T @ within / freedom, z.shape[1]
+        trace, square = np.trace(s), (s * s).sum()
+        if shrinkage is None:
+            # Chen et al. 2010, eq. 23.
+            shrinkage = ((1 - 2 / d) * square + trace**2) / ((freedom + 1 - 2 / d) * (square - trace**2 / d))
+            shrinkage = float(np.clip(shrinkage, 1e-3, 1))
+        drawn = (1 - shrinkage) * s + shrinkage * trace / d * np.eye(d)
+        self.centre = means.mean(0)
+        self.means = np.zeros((OUTPUTS, d))
+        self.means[self.seen] = means - self.centre
+        self.weight = self.means @ np.linalg.inv(drawn)
+        self.gram = self.weight @ self.means.T
+        df = np.trace(np.linalg.solve(drawn, s))
+        share = 1 - min(df / freedom, 0.95)
+        mean = np.trace(self.gram)
+        noise = df / share * (1 - 1 / len(self.seen)) * (1 / counts).sum()
+        variance = np.einsum("ci,ij,cj->", self.weight, s, self.weight) / share**2
+        self.temperature = float(np.clip(max(mean - noise, 0.1 * mean) / variance, 0.02, 50))
+
+    def biases(self, values: F64) -> F64:
+        """Biases with those of unseen classes below the lowest of the others."""
+        out = np.full(OUTPUTS, values[self.seen].min() + UNSEEN_BIAS)
+        out[self.seen] = values[self.seen]
+        return out
+
+
+def solve(z: F64, labels: NDArray, shrinkage: float | None) -> F64:
+    """Parameters of a moments module."""
+    out = []
+    for k in range(EXITS):
+        exit_ = Discriminant(z[:, k], labels, shrinkage)
+        bias = -exit_.weight @ exit_.centre - 0.5 * np.diag(exit_.gram)
+        out += [exit_.temperature * exit_.weight.ravel(), exit_.biases(exit_.temperature * bias)]
+    return np.concatenate(out)
+
+
+def spectrum(matrix: F64) -> tuple[F64, F64]:
+    """Nonzero eigenvalues, largest first, and eigenvectors as rows, largest component positive."""
+    values, vectors = np.linalg.eigh(matrix)
+    values, vectors = values[::-1], vectors.T[::-1]
+    signs = np.sign(vectors[np.arange(len(vectors)), np.abs(vectors).argmax(1)])
+    kept = values > values[0] * 1e-9
+    return values[kept], (vectors * signs[:, None])[kept]
+
+
+def ladder_start(z: F64, labels: NDArray, shrinkage: float | None) -> F64:
+    """Starting parameters of a ladder; the rank here does not exceed the number of class differences."""
+    exits = [Discriminant(z[:, k], labels, shrinkage) for k in range(EXITS)]
+    _, basis = spectrum(sum(e.gram for e in exits) / EXITS)
+    q, out, state, variance = basis[:RANK], [], np.zeros((RANK, OUTPUTS)), 1.0
+    assert len(q) == RANK
+    for k, exit_ in enumerate(exits):
+        values, vectors = spectrum(exit_.gram)
+        root = vectors.T @ np.diag(values**0.5) @ vectors
+        inverse_root = vectors.T @ np.diag(values**-0.5) @ vectors
+        down = q @ inverse_root @ exit_.weight
+        open_ = 0.5 if k else 0.0
+        state = open_ * state + (1 - open_) * (q @ root)
+        cross = 2 * open_ * (1 - open_) * CORRELATION * variance**0.5
+        variance = open_**2 * variance + (1 - open_) ** 2 + cross
+        scale = exit_.temperature / variance
+        out += [down.ravel(), -down @ exit_.centre] + ([np.zeros(RANK)] if k else [])
+        out += [scale * state.T.ravel(), exit_.biases(-0.5 * scale * (state**2).sum(0))]
+    return np.concatenate(out)
+
+
+def safetensors(header: dict, data: bytes) -> bytes:
+    """The container: header length, JSON header padded to 8 bytes, data."""
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data
+
+
+def module_file(role: str, dtype: str) -> bytes:
+    """A module file with parameters i / 64 - 1 and, if personal, the prior -0.5, -1.25, -2.0, -0.0625."""
+    metadata = {
+        "backbone": "0123456789abcdef" * 4,
+        "base": "" if role == "shared" else "fedcba9876543210" * 4,
+        "classes": '["ok","scratch","dent","傷"]',
+        "exits": str(EXITS),
+        "features": str(FEATURES),
+        "format": "loadonce-module/1",
+        "kind": "classify",
+        "outputs": str(OUTPUTS),
+        "rank": str(RANK),
+        "recipe": "ladder",
+        "role": role,
+        "task": "inspect-lid",
+        "version": "3",
+    }
+    if role == "personal":
+        metadata["prior"] = "[-0.5,-1.25,-2.0,-0.0625]"
+    header: dict = {"__metadata__": dict(sorted(metadata.items()))}
+    at, data = 0, b""
+    for name, dims in tensors("ladder"):
+        size = int(np.prod(dims))
+        raw = (np.arange(at, at + size) / 64 - 1).astype({"F16": "<f2", "F32": "<f4"}[dtype]).tobytes()
+        header[name] = {"dtype": dtype, "shape": list(dims), "data_offsets": [len(data), len(data) + len(raw)]}
+        at, data = at + size, data + raw
+    return safetensors(header, data)
+
+
+def sums_file(values: NDArray[np.int64]) -> bytes:
+    """Sums as docs/module-format.md says."""
+    head = b"LOSM" + np.array([1, EXITS, FEATURES, OUTPUTS], "<u2").tobytes() + bytes(4)
+    return head + values.astype("<i8").tobytes()
+
+
+def write(path: Path, content: dict[str, NDArray]) -> None:
+    """Named arrays as a safetensors file."""
+    names = {"float32": "F32", "float64": "F64", "int64": "I64", "int16": "I16", "uint16": "U16"}
+    header, data = {}, b""
+    # The widest type first keeps every tensor aligned.
+    for name, array in sorted(content.items(), key=lambda item: (-item[1].itemsize, item[0])):
+        raw = array.astype(array.dtype.newbyteorder("<")).tobytes()
+        offsets = [len(data), len(data) + len(raw)]
+        header[name] = {"dtype": names[array.dtype.name], "shape": list(array.shape), "data_offsets": offsets}
+        data += raw
+    path.write_bytes(safetensors(header, data))
+
+
+def main() -> None:
+    rng = np.random.default_rng(20)
+    labels = rng.choice([0, 1, 3], SAMPLES).astype(np.uint16)  # class 2 has no samples
+    shift = rng.normal(size=(EXITS, OUTPUTS, FEATURES))
+    z = rng.normal(size=(SAMPLES, EXITS, FEATURES)) @ rng.normal(size=(FEATURES, FEATURES)) * 0.5
+    z += shift[:, labels].transpose(1, 0, 2)
+    q = np.clip(np.rint(np.clip(z, -8, 8) * 4096), -32768, 32767).astype(np.int16)
+    z = q / 4096.0
+    offset = rng.normal(size=OUTPUTS).astype(np.float32)
+    weights = rng.uniform(0.5, 1.5, SAMPLES).astype(np.float32)
+    content = {"q": q, "labels": labels, "offset": offset, "weights": weights, "sums": sums(q, labels)}
+    for recipe in ("probe", "ladder"):
+        size = sum(int(np.prod(dims)) for _, dims in tensors(recipe))
+        params = (0.5 * rng.normal(size=size)).astype(np.float32)
+        args = (params.astype(np.float64), z, labels, offset.astype(np.float64), weights.astype(np.float64))
+        content |= {
+            f"{recipe}.params": params,
+            f"{recipe}.logits": forward(recipe, args[0], z),
+            f"{recipe}.loss": np.array([loss(recipe, *args)]),
+            f"{recipe}.gradient": gradient(recipe, *args),
+        }
+    for name, shrinkage in (("auto", None), ("fixed", 0.2)):
+        content[f"solved.{name}"] = solve(z, labels, shrinkage)
+        content[f"start.{name}"] = ladder_start(z, labels, shrinkage)
+    write(GOLDEN / "module-reference.safetensors", content)
+    (GOLDEN / "module-v1.safetensors").write_bytes(module_file("shared", "F16"))
+    (GOLDEN / "module-v1-personal.safetensors").write_bytes(module_file("personal", "F32"))
+    (GOLDEN / "module-sums-v1.bin").write_bytes(sums_file(content["sums"]))
+    for path in sorted(GOLDEN.glob("module-*")):
+        print(f"{path.name}: {path.stat().st_size} bytes")
+
+
+if __name__ == "__main__":
+    main()

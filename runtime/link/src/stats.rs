@@ -1,0 +1,52 @@
+//! What a link counts.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A snapshot of a link's counters since it was started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LinkStats {
+    /// Bytes written to the broker's socket.
+    pub bytes_up: u64,
+    /// Bytes read from the broker's socket.
+    pub bytes_down: u64,
+    /// Connections made to the broker's socket, whatever came of them.
+    pub connects: u64,
+    /// Messages taken out because they were too large.
+    pub oversized: u64,
+    /// Messages taken out because they broke the protocol.
+    pub malformed: u64,
+    /// Publishes that were refused or dropped because there was no connection or no room.
+    pub dropped_publishes: u64,
+    /// Subscriptions refused or not confirmed.
+    pub subscription_refusals: u64,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) bytes_up: AtomicU64,
+    pub(crate) bytes_down: AtomicU64,
+    pub(crate) connects: AtomicU64,
+    pub(crate) oversized: AtomicU64,
+    pub(crate) malformed: AtomicU64,
+    pub(crate) dropped_publishes: AtomicU64,
+    pub(crate) subscription_refusals: AtomicU64,
+}
+
+impl Counters {
+    pub(crate) fn add(counter: &AtomicU64, more: u64) {
+        counter.fetch_add(more, Ordering::Relaxed);
+    }
+
+    pub(crate) fn snapshot(&self) -> LinkStats {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        LinkStats {
+            bytes_up: get(&self.bytes_up),
+            bytes_down: get(&self.bytes_down),
+            connects: get(&self.connects),
+            oversized: get(&self.oversized),
+            malformed: get(&self.malformed),
+            dropped_publishes: get(&self.dropped_publishes),
+            subscription_refusals: get(&self.subscription_refusals),
+        }
+    }
+}

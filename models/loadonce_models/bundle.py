@@ -70,7 +70,7 @@ def write(
         names.append(f"segment-{number}.onnx")
         (folder / names[-1]).write_bytes(content)
     names.append("features.safetensors")
-    save_file(features, folder / names[-1])
+    save_file({name: np.ascontiguousarray(value) for name, value in features.items()}, folder / names[-1])
     text = _MANIFEST_TEXT.format(name=folder.name, parameters=parameters, fp32_bytes=fp32_bytes)
     text += "".join(_segment_text(n, len(segments)) for n in range(1, len(segments) + 1))
     text += "\n[files]\n"

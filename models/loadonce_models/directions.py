@@ -40,7 +40,8 @@ def directions(groups: list[F32]) -> tuple[NDArray[np.float16], NDArray[np.float
     projection = order / scale
     z = np.concatenate([(p - mean) @ projection.T for p in parts])
     projection /= np.sqrt((z**2).mean(0))[:, None]
-    return mean.astype(np.float16), projection.astype(np.float16)
+    # eigh's layout is column-major, and safetensors would store those bytes as they lie.
+    return mean.astype(np.float16), np.ascontiguousarray(projection, np.float16)
 
 
 def build(engine: Engine, samples: int = 3000) -> dict[str, NDArray[np.float16]]:

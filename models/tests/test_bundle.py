@@ -8,6 +8,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from loadonce_models import bundle
+from loadonce_models.features import project
+from loadonce_models.preprocess import WINDOW_IDS
+from loadonce_models.signals import windows
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "models/bundles/sense-tiny"
@@ -47,6 +50,16 @@ def test_golden_features(name: str) -> None:
         # Not bit for bit: int8 kernels round differently from one processor to the next.
         cosine = (golden * z[:, k]).sum(-1) / np.linalg.norm(golden, axis=-1) / np.linalg.norm(z[:, k], axis=-1)
         assert cosine.min() > 0.995
+
+
+def test_features_are_scaled_for_the_clamp() -> None:
+    # Also catches a projection stored in the wrong memory order, which no hash would notice.
+    backbone = bundle.Backbone(FOLDER)
+    x = windows(np.random.default_rng(9), 300, 1).x.reshape(-1, 16, 16)
+    z = project(backbone.engine.pooled_all(x, WINDOW_IDS), backbone.features)
+    square = (z**2).mean(0)
+    assert 0.02 < square.min() and square.max() < 3
+    assert (np.abs(z) > 8).mean() < 1e-4
 
 
 def test_segments_hold_what_both_engines_want() -> None:

@@ -1,1 +1,29 @@
-//! The agent on the gateway.
+//! The agent on the gateway: answers samples, remembers features and labels, learns when idle, contributes
+//! deltas and installs new versions.
+//!
+//! [`Agent`] decides and is free of sockets, threads and timers; [`edge`] gives it those. Everything that must
+//! survive a power cut is in the store before anything is sent.
+
+mod agent;
+mod background;
+pub mod config;
+mod contribute;
+mod data;
+pub mod edge;
+mod figures;
+mod install;
+mod outgoing;
+mod recent;
+mod report;
+mod samples;
+mod sending;
+mod serving;
+mod spool;
+mod task;
+mod training;
+mod uplink;
+
+pub use agent::{Agent, AgentError, MAX_TASKS};
+pub use contribute::frames;
+pub use figures::{Histogram, Latency};
+pub use outgoing::{Outgoing, Side};

@@ -14,5 +14,5 @@ pub use prediction::{LabelMessage, Prediction, Problem};
 pub use presence::{BackboneInfo, Presence, TaskInfo};
 pub use signed::{MANIFEST_DOMAIN, POINTER_DOMAIN, Signed, SignedError};
 pub use task::{
-    ExitPolicy, Input, ManifestError, MAX_CLASSES, ModuleKind, ModuleSpec, RoundPolicy, SyncPolicy, TaskKind, TaskManifest,
+    Input, ManifestError, MAX_CLASSES, ModuleKind, ModuleSpec, RoundPolicy, SyncPolicy, TaskKind, TaskManifest,
 };

@@ -1,7 +1,7 @@
 //! The task manifest: TOML as a person writes it, JSON as it travels. Defaults make the short manifest the
 //! usual one.
 
-use loadonce_module::{PersonalConfig, Recipe, Shape, ShapeError, Shrinkage, TrainConfig};
+use loadonce_module::{CalibrationConfig, PersonalConfig, Recipe, Shape, ShapeError, Shrinkage, TrainConfig};
 use loadonce_wire::Name;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
@@ -91,22 +91,6 @@ impl ModuleSpec {
     }
 }
 
-/// When a sample may leave at an early exit.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ExitPolicy {
-    /// Share of answers that may differ from the last exit's.
-    pub max_disagreement: f64,
-    /// Confidence of that statement.
-    pub confidence: f64,
-}
-
-impl Default for ExitPolicy {
-    fn default() -> Self {
-        Self { max_disagreement: 0.01, confidence: 0.95 }
-    }
-}
-
 /// How rounds open and close.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -165,9 +149,9 @@ pub struct TaskManifest {
     pub input: Input,
     /// The trained part.
     pub module: ModuleSpec,
-    /// Early exits.
+    /// When a sample may leave at an early exit.
     #[serde(default)]
-    pub exits: ExitPolicy,
+    pub exits: CalibrationConfig,
     /// Training of the shared module.
     #[serde(default)]
     pub training: TrainConfig,
@@ -236,7 +220,7 @@ impl TaskManifest {
         check("module.features", features, (channels..=256).contains(&features), "from one per channel to 256")?;
         let (e, s, r) = (&self.exits, &self.sync, &self.rounds);
         let d = e.max_disagreement;
-        check("exits.max_disagreement", d, (0.0..1.0).contains(&d), "0 or more and below 1")?;
+        check("exits.max_disagreement", d, d > 0.0 && d < 1.0, "between 0 and 1")?;
         check("exits.confidence", e.confidence, e.confidence > 0.0 && e.confidence < 1.0, "between 0 and 1")?;
         check("sync.heldout", s.heldout, (0.0..=0.5).contains(&s.heldout), "0 to 0.5")?;
         check("sync.settle_s", s.settle_s, (0.0..=86_400.0).contains(&s.settle_s), "0 to 86400")?;

@@ -1,0 +1,78 @@
+//! What the agent does when no message waits: one bounded unit per call, so that a sample never waits longer
+//! than one of them.
+
+use crate::agent::{Agent, AgentError};
+use crate::outgoing::Outgoing;
+use crate::training::Job;
+use std::time::Instant;
+
+impl Agent {
+    /// One unit of background work; `false` when there is nothing to do until the next message or tick.
+    pub fn background(&mut self, now_ms: u64, out: &mut Vec<Outgoing>) -> Result<bool, AgentError> {
+        let started = Instant::now();
+        let stepping = matches!(self.job, Some(Job::Step(_) | Job::Personal(_)));
+        let worked = self.unit(now_ms, out)?;
+        let ms = started.elapsed().as_secs_f64() * 1e3;
+        if worked {
+            self.counters.longest_unit_ms = self.counters.longest_unit_ms.max(ms);
+        }
+        if worked && stepping && self.job.is_some() {
+            self.counters.longest_step_ms = self.counters.longest_step_ms.max(ms);
+        }
+        Ok(worked)
+    }
+
+    fn unit(&mut self, now_ms: u64, out: &mut Vec<Outgoing>) -> Result<bool, AgentError> {
+        if !self.recent.is_empty() {
+            self.complete_one()?;
+            return Ok(true);
+        }
+        if !self.unwritten.is_empty() {
+            self.write_samples()?;
+            return Ok(true);
+        }
+        match self.job.take() {
+            Some(Job::Step(mut job)) => {
+                if job.step() {
+                    self.finish_step(*job)?;
+                } else {
+                    self.job = Some(Job::Step(job));
+                }
+                return Ok(true);
+            }
+            Some(Job::Personal(mut job)) => {
+                match job.step() {
+                    Some(active) => self.install(&job, active),
+                    None => self.job = Some(Job::Personal(job)),
+                }
+                return Ok(true);
+            }
+            None => {}
+        }
+        let names: Vec<String> = self.tasks.keys().cloned().collect();
+        for name in &names {
+            if self.contribute_sum(name, now_ms)? {
+                return Ok(true);
+            }
+        }
+        if self.start_install(now_ms)? || self.start_step()? {
+            return Ok(true);
+        }
+        self.fetch_due(now_ms, out);
+        self.send_due(now_ms, out)?;
+        Ok(false)
+    }
+
+    /// Whether `name` has nothing left to do until something new arrives.
+    pub fn at_rest(&self, name: &str, now_ms: u64) -> bool {
+        let Some(task) = self.tasks.get(name) else { return false };
+        let learned = !task.stale_census && task.census.unsummed == 0 && task.settled(now_ms);
+        let quiet = self.recent.is_empty() && self.unwritten.is_empty() && self.job.is_none();
+        learned
+            && quiet
+            && self.sending.pending == 0
+            && task.pointer.is_some()
+            && !task.behind()
+            && !task.owes_step()
+    }
+}

@@ -1,0 +1,237 @@
+//! `agent.toml`.
+
+use loadonce_trust::{PublicKey, decode_hex};
+use loadonce_wire::Name;
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+
+/// The agent's configuration; every key is described in `docs/agent.md`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Site: the level under which gateways and aggregator meet.
+    pub site: String,
+    /// This gateway's name, unique within the site.
+    pub gateway: String,
+    /// Folder for keys, store and slots.
+    pub state: PathBuf,
+    /// Tasks to serve; empty for every published task whose backbone is loaded.
+    #[serde(default)]
+    pub tasks: Vec<String>,
+    /// The backbone.
+    pub backbone: BackboneConfig,
+    /// Connection to the aggregator's broker.
+    pub uplink: BrokerConfig,
+    /// Connection for samples, labels and predictions; the uplink's broker where absent.
+    pub data: Option<BrokerConfig>,
+    /// Whom to believe.
+    #[serde(default)]
+    pub trust: TrustConfig,
+    /// Folder input.
+    pub spool: Option<SpoolConfig>,
+    /// Bounds of the store.
+    #[serde(default)]
+    pub store: StoreConfig,
+}
+
+/// Which bundle runs on which engine.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackboneConfig {
+    /// Folder of the bundle.
+    pub bundle: PathBuf,
+    /// ONNX Runtime's dynamic library; searched where absent.
+    pub library: Option<PathBuf>,
+    /// Threads of the engine.
+    #[serde(default = "one")]
+    pub threads: usize,
+}
+
+fn one() -> usize {
+    1
+}
+
+/// One MQTT connection.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BrokerConfig {
+    /// `mqtt://host:port`.
+    pub broker: String,
+    /// User name, where the broker asks for one.
+    pub user: Option<String>,
+    /// Password.
+    pub password: Option<String>,
+    /// Seconds between keep-alives.
+    #[serde(default = "BrokerConfig::default_keep_alive")]
+    pub keep_alive_s: u64,
+    /// Longest pause between attempts to connect, seconds.
+    #[serde(default = "BrokerConfig::default_backoff_cap")]
+    pub backoff_cap_s: u64,
+}
+
+impl BrokerConfig {
+    fn default_keep_alive() -> u64 {
+        30
+    }
+    fn default_backoff_cap() -> u64 {
+        300
+    }
+}
+
+/// Whose manifests, pointers and acknowledgements are believed.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrustConfig {
+    /// The aggregator's public key, hexadecimal.
+    pub aggregator_key: Option<String>,
+    /// Pin the first key that is seen. For trials: whoever speaks first is believed for good.
+    pub first_use: bool,
+}
+
+/// Folder input.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SpoolConfig {
+    /// `<folder>/<task>/<sample-id>.<png|jpg|jpeg|json|f32|label>`.
+    pub folder: PathBuf,
+}
+
+/// Bounds of the store.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StoreConfig {
+    /// Samples whose features are kept, per task; the oldest go first.
+    pub samples_per_task: u64,
+    /// Bytes of contributions waiting for their acknowledgement.
+    pub outbox_bytes: u64,
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self { samples_per_task: 20_000, outbox_bytes: 8 * 1024 * 1024 }
+    }
+}
+
+/// Why a configuration was refused.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// Not TOML, an unknown key or a wrong type.
+    #[error("{path} does not parse: {message}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and what.
+        message: String,
+    },
+    /// A value that cannot be used.
+    #[error("{path}: `{key}` {problem}")]
+    Value {
+        /// The file.
+        path: PathBuf,
+        /// Dotted key.
+        key: &'static str,
+        /// What is wrong and what to write instead.
+        problem: String,
+    },
+}
+
+impl Config {
+    /// Reads and validates `path`.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Self::parse(&text, path)
+    }
+
+    /// Validates the text of a configuration; `path` is named in errors.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let config: Self = toml::from_str(text)
+            .map_err(|e| ConfigError::Parse { path: path.to_owned(), message: e.to_string() })?;
+        let value = |key, problem: &str| {
+            Err(ConfigError::Value { path: path.to_owned(), key, problem: problem.to_owned() })
+        };
+        const NAME: &str = "must be 1 to 64 of A-Z a-z 0-9 . _ -, not starting with a dot";
+        if Name::new(&config.site).is_none() {
+            return value("site", NAME);
+        }
+        if Name::new(&config.gateway).is_none() {
+            return value("gateway", NAME);
+        }
+        if config.tasks.iter().any(|task| Name::new(task).is_none()) {
+            return value("tasks", NAME);
+        }
+        if !(1..=64).contains(&config.backbone.threads) {
+            return value("backbone.threads", "must be 1 to 64");
+        }
+        if config.trust.aggregator_key.is_some() && config.aggregator_key().is_none() {
+            return value("trust.aggregator_key", "must be 64 hexadecimal digits");
+        }
+        if config.trust.aggregator_key.is_none() && !config.trust.first_use {
+            return value(
+                "trust.aggregator_key",
+                "is missing: give the aggregator's key, or set `trust.first_use = true` to pin the first one seen",
+            );
+        }
+        if !(1..=1_000_000).contains(&config.store.samples_per_task) {
+            return value("store.samples_per_task", "must be 1 to 1000000");
+        }
+        if config.store.outbox_bytes < 1 << 20 {
+            return value("store.outbox_bytes", "must be at least 1048576");
+        }
+        Ok(config)
+    }
+
+    /// The configured aggregator key.
+    pub fn aggregator_key(&self) -> Option<PublicKey> {
+        self.trust.aggregator_key.as_deref().and_then(decode_hex)
+    }
+
+    /// Whether `task` is to be served.
+    pub fn serves(&self, task: &str) -> bool {
+        self.tasks.is_empty() || self.tasks.iter().any(|name| name == task)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+        site = "plant"
+        gateway = "press-7"
+        state = "/tmp/x"
+        backbone = { bundle = "b" }
+        uplink = { broker = "mqtt://127.0.0.1:1883" }
+        trust = { first_use = true }
+    "#;
+
+    #[test]
+    fn a_short_configuration_is_enough() {
+        let config = Config::parse(GOOD, Path::new("agent.toml")).unwrap();
+        assert!(config.serves("anything"));
+        assert_eq!(config.uplink.keep_alive_s, 30);
+    }
+
+    #[test]
+    fn mistakes_name_file_and_key() {
+        for (from, to, word) in [
+            ("press-7", "press/7", "gateway"),
+            ("first_use = true", "first_use = false", "aggregator_key"),
+            ("first_use = true", "aggregator_key = 'zz'", "aggregator_key"),
+            ("site =", "siet =", "siet"),
+            ("bundle = \"b\"", "bundle = \"b\", threads = 0", "threads"),
+        ] {
+            let error = Config::parse(&GOOD.replace(from, to), Path::new("agent.toml")).unwrap_err().to_string();
+            assert!(error.contains(word) && error.contains("agent.toml"), "{error}");
+        }
+    }
+}

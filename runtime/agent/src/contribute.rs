@@ -1,0 +1,337 @@
+//! Contributions: sums and steps into the outbox, the outbox onto the wire.
+
+use crate::agent::{Agent, AgentError, META};
+use crate::outgoing::{Outgoing, Side};
+use crate::samples;
+use crate::task::Census;
+use crate::training::{Job, StepJob, gather};
+use crate::uplink::sign;
+use loadonce_delta as delta;
+use loadonce_module::{Sums, Trained};
+use loadonce_store::{Draft, Kind, Outbox, OutboxError, Place};
+use loadonce_trust::{decode_hex, hash, Identity};
+use loadonce_wire::frame::{FLAG_MANIFEST, HEADER};
+use loadonce_wire::{ContributionKind, Frame, Manifest, Name, Topic, chunks};
+
+impl Agent {
+    /// Counts the samples of a task anew if the store changed.
+    pub(crate) fn take_census(&mut self, name: &str) -> Result<Census, AgentError> {
+        let Some(task) = self.tasks.get_mut(name) else { return Ok(Census::default()) };
+        if !task.stale_census {
+            return Ok(task.census);
+        }
+        let mut census = Census::default();
+        let unreadable = samples::visit(&self.database.begin_read()?, name, |_, record| {
+            census.samples += 1;
+            census.labels += u64::from(record.label.is_some());
+            census.heldout += u64::from(record.label.is_some() && record.heldout);
+            census.unsummed += u64::from(!record.heldout && record.label != record.summed);
+        })?;
+        if unreadable > 0 {
+            self.counters.refusals.insert("unreadable_records", unreadable);
+        }
+        task.census = census;
+        task.stale_census = false;
+        Ok(census)
+    }
+
+    /// Puts the increment of `name`'s sums into the outbox if there is one and its labels have settled.
+    /// Returns whether it did.
+    pub(crate) fn contribute_sum(&mut self, name: &str, now_ms: u64) -> Result<bool, AgentError> {
+        let census = self.take_census(name)?;
+        let Some(task) = self.tasks.get(name) else { return Ok(false) };
+        let enough = census.labels >= task.manifest.sync.min_labels as u64;
+        if self.degraded.is_some() || census.unsummed == 0 || !enough || !task.settled(now_ms) {
+            return Ok(false);
+        }
+        if task.pointer.is_none() {
+            return Ok(false);
+        }
+        let shape = task.shape;
+        let row = shape.exits * shape.features;
+        let mut sums = match Sums::zero(shape.exits, shape.features, shape.outputs) {
+            Ok(sums) => sums,
+            Err(error) => {
+                tracing::error!(task = name, %error, "no sums for this shape");
+                return Ok(false);
+            }
+        };
+        let (mut marks, mut added, mut failed) = (Vec::new(), 0u32, None);
+        samples::visit(&self.database.begin_read()?, name, |number, record| {
+            if record.heldout || record.label == record.summed || record.features.len() != row {
+                return;
+            }
+            // A relabelled sample takes its old self out and puts its new one in.
+            let out = record.summed.map_or(Ok(()), |class| sums.add(&record.features, class, -1));
+            let back = record.label.map_or(Ok(()), |class| sums.add(&record.features, class, 1));
+            added += u32::from(record.summed.is_none());
+            failed = failed.take().or(out.err()).or(back.err());
+            marks.push((number, record.label));
+        })?;
+        if let Some(error) = failed {
+            self.counters.refuse("sums_failed");
+            tracing::error!(task = name, %error, "sums could not be built; the labels stay unsummed");
+            return Ok(false);
+        }
+        let encoded = match delta::encode_sums(&sums.to_bytes()) {
+            Ok(encoded) => encoded,
+            Err(error) => {
+                self.counters.refuse("sums_failed");
+                tracing::error!(task = name, %error, "sums could not be encoded; the labels stay unsummed");
+                return Ok(false);
+            }
+        };
+        let blob = encoded.blob;
+        let contribution = Contribution {
+            kind: ContributionKind::Sum,
+            codec: delta::Codec::Sums.number(),
+            weight: added,
+            raw_bytes: encoded.raw_bytes as u32,
+            blob: &blob,
+            base_version: 0,
+            base_hash: [0; 32],
+            heldout: (0, f32::NAN, f32::NAN),
+        };
+        let tx = self.database.begin_write()?;
+        for (number, label) in &marks {
+            samples::mark_summed(&tx, name, *number, *label)?;
+        }
+        let place = match self.enqueue(&tx, name, &contribution) {
+            Ok(place) => place,
+            Err(AgentError::Outbox(error @ OutboxError::Full { .. })) => {
+                // Dropping the transaction leaves the labels unsummed: nothing is lost, they wait.
+                self.counters.refuse("outbox_full");
+                tracing::warn!(task = name, %error, "sums wait");
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
+        };
+        tx.commit()?;
+        self.enqueued(name, place, "sum", blob.len())?;
+        if let Some(task) = self.tasks.get_mut(name) {
+            task.sums_sent += 1;
+            task.stale_census = true;
+        }
+        Ok(true)
+    }
+
+    /// Starts training a step for the first task that owes one. Returns whether it did.
+    pub(crate) fn start_step(&mut self) -> Result<bool, AgentError> {
+        if self.degraded.is_some() {
+            return Ok(false);
+        }
+        let owing = self.tasks.iter().find(|(_, task)| task.owes_step()).map(|(name, _)| name.clone());
+        let Some(name) = owing else { return Ok(false) };
+        let census = self.take_census(&name)?;
+        let Some(task) = self.tasks.get_mut(&name) else { return Ok(false) };
+        let Some(active) = task.active.clone() else { return Ok(false) };
+        if census.labels < task.manifest.sync.min_labels as u64 || census.labels == census.heldout {
+            // Too few labels to contribute: this round goes on without this gateway.
+            task.last_step_base = active.version;
+            return Ok(false);
+        }
+        let material = gather(&self.database, &name, &task.shape)?;
+        match StepJob::new(task, &active, material) {
+            Ok(job) => self.job = Some(Job::Step(Box::new(job))),
+            Err(error) => {
+                self.counters.refuse("training_failed");
+                tracing::error!(task = %name, %error, "training cannot start");
+                task.last_step_base = active.version;
+            }
+        }
+        Ok(true)
+    }
+
+    /// A finished step goes into the outbox, together with the note that it was made.
+    pub(crate) fn finish_step(&mut self, job: StepJob) -> Result<(), AgentError> {
+        let name = job.task;
+        let Trained { params, heldout_before, heldout_after, .. } = job.trainer.finish();
+        let step: Vec<f32> = params.iter().zip(&job.base).map(|(new, old)| new - old).collect();
+        let encoded = match delta::encode_step(delta::Codec::StepF16, &step) {
+            Ok(step) => step.encoded,
+            Err(error) => {
+                self.counters.refuse("training_failed");
+                tracing::error!(task = %name, %error, "the step cannot be encoded; it is dropped");
+                if let Some(task) = self.tasks.get_mut(&name) {
+                    task.last_step_base = job.base_version;
+                }
+                return Ok(());
+            }
+        };
+        let contribution = Contribution {
+            kind: ContributionKind::Step,
+            codec: delta::Codec::StepF16.number(),
+            weight: job.weight,
+            raw_bytes: encoded.raw_bytes as u32,
+            blob: &encoded.blob,
+            base_version: job.base_version,
+            base_hash: job.base_hash,
+            heldout: (heldout_before.samples as u32, heldout_before.loss, heldout_after.loss),
+        };
+        let tx = self.database.begin_write()?;
+        let placed = self.enqueue(&tx, &name, &contribution);
+        tx.open_table(META)?
+            .insert(format!("step/{name}").as_str(), job.base_version.to_le_bytes().as_slice())?;
+        match placed {
+            Ok(place) => {
+                tx.commit()?;
+                self.enqueued(&name, place, "step", encoded.blob.len())?;
+            }
+            Err(AgentError::Outbox(error)) => {
+                // A step is soon stale: it is dropped and counted, the next version asks for another.
+                self.counters.refuse("outbox_full");
+                tracing::warn!(task = %name, %error, "step dropped");
+            }
+            Err(error) => return Err(error),
+        }
+        if let Some(task) = self.tasks.get_mut(&name) {
+            task.last_step_base = job.base_version;
+            task.steps_sent += 1;
+        }
+        Ok(())
+    }
+
+    fn enqueue(
+        &self,
+        tx: &loadonce_store::redb::WriteTransaction,
+        name: &str,
+        contribution: &Contribution<'_>,
+    ) -> Result<Place, AgentError> {
+        let task = self.tasks.get(name).expect("contributions are built for served tasks only");
+        let backbone = decode_hex(self.backbone.bundle().fingerprint()).expect("a fingerprint is 32 bytes of hex");
+        let task_name = Name::new(name).expect("a served task's manifest was validated");
+        let shape = task.shape_hash;
+        let draft = Draft {
+            kind: match contribution.kind {
+                ContributionKind::Sum => Kind::Sum,
+                ContributionKind::Step => Kind::Step,
+            },
+            task: name,
+            blob: contribution.blob,
+        };
+        let identity: &Identity = &self.identity;
+        let outbox: &Outbox = &self.outbox;
+        Ok(outbox.enqueue_in(tx, draft, |epoch, sequence| {
+            let (heldout_samples, heldout_before, heldout_after) = contribution.heldout;
+            let manifest = Manifest {
+                kind: contribution.kind,
+                codec: contribution.codec,
+                key: identity.public(),
+                epoch,
+                sequence,
+                task: task_name,
+                backbone,
+                shape,
+                base_version: contribution.base_version,
+                base_hash: contribution.base_hash,
+                weight: contribution.weight,
+                heldout_samples,
+                heldout_before,
+                heldout_after,
+                raw_bytes: contribution.raw_bytes,
+                blob_bytes: contribution.blob.len() as u32,
+                blob_hash: hash(contribution.blob),
+                signature: [0; 64],
+            };
+            sign(identity, manifest)
+        })?)
+    }
+
+    fn enqueued(&mut self, task: &str, place: Place, kind: &str, bytes: usize) -> Result<(), AgentError> {
+        tracing::info!(
+            target: "boundary", process = "agent", boundary = "outbox.persisted",
+            task, kind, epoch = place.epoch, sequence = place.sequence, bytes
+        );
+        self.sending.pending = self.outbox.counters(&self.database)?.pending;
+        self.report_due = true;
+        Ok(())
+    }
+
+    /// Puts due outbox entries on the wire.
+    pub(crate) fn send_due(&mut self, now_ms: u64, out: &mut Vec<Outgoing>) -> Result<(), AgentError> {
+        if !self.connected || self.sending.pending == 0 || self.aggregator.is_none() {
+            return Ok(());
+        }
+        let mut due = Vec::new();
+        for head in self.outbox.pending(&self.database) {
+            let sequence = head?.place.sequence;
+            if self.sending.take(sequence, now_ms) {
+                due.push(sequence);
+            }
+            if due.len() == crate::sending::WINDOW {
+                break;
+            }
+        }
+        for sequence in due {
+            let Some(entry) = self.outbox.entry(&self.database, sequence)? else {
+                self.sending.done(sequence);
+                self.counters.refuse("outbox_corrupt");
+                continue;
+            };
+            let Ok(manifest) = Manifest::decode(&entry.head.manifest) else {
+                self.counters.refuse("outbox_corrupt");
+                continue;
+            };
+            let frames = frames(&manifest, &entry.head.manifest, &entry.blob);
+            let topic = Topic::Up { gateway: &self.config.gateway }.text(&self.config.site);
+            tracing::info!(
+                target: "boundary", process = "agent", boundary = "chunks.sent",
+                task = %entry.head.task, epoch = entry.head.place.epoch, sequence, frames = frames.len()
+            );
+            out.extend(frames.into_iter().map(|payload| Outgoing {
+                side: Side::Uplink,
+                topic: topic.as_str().to_owned(),
+                payload,
+                at_least_once: true,
+                retain: false,
+            }));
+        }
+        Ok(())
+    }
+}
+
+/// What differs between contributions.
+struct Contribution<'a> {
+    kind: ContributionKind,
+    codec: u8,
+    weight: u32,
+    raw_bytes: u32,
+    blob: &'a [u8],
+    base_version: u64,
+    base_hash: [u8; 32],
+    /// Samples, loss before, loss after.
+    heldout: (u32, f32, f32),
+}
+
+/// The frames of one contribution: the first carries the manifest.
+pub fn frames(manifest: &Manifest, encoded: &[u8], blob: &[u8]) -> Vec<Vec<u8>> {
+    let id = hash(&manifest.transfer_seed());
+    let mut transfer = [0; 16];
+    transfer.copy_from_slice(&id[..16]);
+    let pieces = chunks::ranges(blob.len(), encoded.len() + 2);
+    pieces
+        .map(|range| {
+            let first = range.start == 0;
+            let mut payload = Vec::with_capacity(range.len() + if first { encoded.len() + 2 } else { 0 });
+            if first {
+                payload.extend((encoded.len() as u16).to_le_bytes());
+                payload.extend(encoded);
+            }
+            payload.extend(&blob[range.clone()]);
+            let frame = Frame {
+                kind: loadonce_wire::Kind::Chunk,
+                flags: if first { FLAG_MANIFEST } else { 0 },
+                transfer,
+                epoch: manifest.epoch,
+                sequence: manifest.sequence,
+                offset: range.start as u32,
+                total: blob.len() as u32,
+                payload: &payload,
+            };
+            let mut bytes = vec![0; HEADER + payload.len()];
+            let length = frame.encode(&mut bytes).expect("chunks::ranges keeps every payload within a frame");
+            bytes.truncate(length);
+            bytes
+        })
+        .collect()
+}

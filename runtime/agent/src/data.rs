@@ -1,0 +1,253 @@
+//! The data plane: samples in, predictions out, labels in.
+
+use crate::agent::{Agent, AgentError, Unwritten};
+use crate::outgoing::{Outgoing, Side};
+use crate::recent::Recent;
+use crate::samples::{self, Record};
+use crate::serving::answer;
+use crate::spool::Item;
+use loadonce_backbone::{EngineError, InputError, Prepared, prepare};
+use loadonce_control::{LabelMessage, Prediction, Problem};
+use loadonce_module::{Kept, quantize_all};
+use loadonce_wire::{Topic, limits::MAX_SAMPLE};
+use std::time::Instant;
+use thiserror::Error;
+
+/// Changes waiting for one durable write; beyond this they are written at once.
+const MAX_UNWRITTEN: usize = 256;
+
+/// Why a sample or a label was refused.
+#[derive(Debug, Error)]
+pub(crate) enum Refusal {
+    #[error("task `{0}` is not served here; publish its manifest through the aggregator, or check the topic")]
+    UnknownTask(String),
+    #[error("a sample of {0} bytes exceeds the limit of {MAX_SAMPLE} bytes; send a smaller picture or a shorter window")]
+    TooLarge(usize),
+    #[error(transparent)]
+    Input(#[from] InputError),
+    #[error("the backbone could not process the sample: {0}")]
+    Engine(#[from] EngineError),
+    #[error("the backbone's features of this sample are not finite; the sample is not usable")]
+    NotFinite,
+    #[error("not a label: send the class name, a JSON string, or {{\"label\":\"…\"}}")]
+    BadLabel,
+    #[error("`{0}` is no class of this task; its classes are {1}")]
+    UnknownClass(String, String),
+}
+
+impl Refusal {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::UnknownTask(_) => "unknown_task",
+            Self::TooLarge(_) => "too_large",
+            Self::Input(error) => error.code(),
+            Self::Engine(_) => "engine",
+            Self::NotFinite => "not_finite",
+            Self::BadLabel => "bad_label",
+            Self::UnknownClass(..) => "unknown_class",
+        }
+    }
+}
+
+impl Agent {
+    /// A message of the data plane. `received` is when it came off the connection.
+    pub fn on_data(
+        &mut self,
+        topic: &str,
+        payload: &[u8],
+        received: Instant,
+        now_ms: u64,
+        out: &mut Vec<Outgoing>,
+    ) -> Result<(), AgentError> {
+        let site = self.config.site.clone();
+        match Topic::parse(&site, topic) {
+            Some(Topic::In { task, sample, .. }) => out.push(self.sample(task, sample, payload, received)),
+            Some(Topic::Label { task, sample, .. }) => {
+                if let Err(refusal) = self.label(task, sample, payload, now_ms) {
+                    out.push(self.refused(task, sample, &refusal));
+                }
+                if self.unwritten.len() >= MAX_UNWRITTEN {
+                    self.write_samples()?;
+                }
+            }
+            _ => {
+                self.counters.refuse("unknown_topic");
+                tracing::warn!(topic, "message on a topic that carries neither samples nor labels");
+            }
+        }
+        Ok(())
+    }
+
+    /// A sample: the answer or the refusal, ready to publish.
+    pub fn sample(&mut self, task: &str, id: &str, payload: &[u8], received: Instant) -> Outgoing {
+        match self.predict(task, id, payload) {
+            Ok(mut prediction) => {
+                prediction.latency_ms = received.elapsed().as_secs_f64() * 1e3;
+                let histogram = if self.job.is_some() { &mut self.counters.training } else { &mut self.counters.idle };
+                histogram.add(prediction.latency_ms);
+                self.reply(task, id, &prediction)
+            }
+            Err(refusal) => self.refused(task, id, &refusal),
+        }
+    }
+
+    fn reply<T: serde::Serialize>(&self, task: &str, sample: &str, message: &T) -> Outgoing {
+        let topic = Topic::Out { gateway: &self.config.gateway, task, sample }.text(&self.config.site);
+        let payload = serde_json::to_vec(message).expect("predictions and problems always serialize");
+        Outgoing { side: Side::Data, topic: topic.as_str().to_owned(), payload, at_least_once: true, retain: false }
+    }
+
+    pub(crate) fn refused(&mut self, task: &str, id: &str, refusal: &Refusal) -> Outgoing {
+        self.counters.refuse(refusal.code());
+        tracing::warn!(task, sample = id, error = %refusal, "refused");
+        self.reply(task, id, &Problem { error: refusal.code().to_owned(), message: refusal.to_string() })
+    }
+
+    fn predict(&mut self, name: &str, id: &str, payload: &[u8]) -> Result<Prediction, Refusal> {
+        if payload.len() > MAX_SAMPLE {
+            return Err(Refusal::TooLarge(payload.len()));
+        }
+        let task = self.tasks.get_mut(name).ok_or_else(|| Refusal::UnknownTask(name.to_owned()))?;
+        let prepared = prepare(&task.input, payload)?;
+        let mut features = Vec::with_capacity(task.shape.exits * task.shape.features);
+        let mut pass = self.backbone.begin(&prepared);
+        let active = task.active.as_ref();
+        let (found, exit) = answer(&task.shape, task.per_channel, active, &mut pass, &mut features)?;
+        if features.iter().any(|f| !f.is_finite()) {
+            return Err(Refusal::NotFinite);
+        }
+        task.exits[exit - 1] += 1;
+        let prediction = Prediction {
+            label: found.map(|answer| task.manifest.classes[answer.class].clone()),
+            confidence: found.map(|answer| answer.confidence),
+            exit,
+            latency_ms: 0.0,
+            version: task.version(),
+            personal: active.is_some_and(|active| active.kept != Kept::Shared),
+        };
+        let prepared = (exit < task.shape.exits).then_some(prepared);
+        self.recent.push(Recent { task: name.to_owned(), id: id.to_owned(), label: None, features, prepared });
+        Ok(prediction)
+    }
+
+    /// A label of an earlier sample.
+    pub(crate) fn label(&mut self, name: &str, id: &str, payload: &[u8], now_ms: u64) -> Result<(), Refusal> {
+        let label = LabelMessage::parse(payload).ok_or(Refusal::BadLabel)?;
+        let task = self.tasks.get_mut(name).ok_or_else(|| Refusal::UnknownTask(name.to_owned()))?;
+        let class = task.class(&label);
+        let class = class.ok_or_else(|| Refusal::UnknownClass(label, task.manifest.classes.join(", ")))?;
+        task.last_label_ms = now_ms;
+        if self.recent.label(name, id, class) {
+            return Ok(());
+        }
+        let waiting = self.unwritten.iter_mut().rev().find_map(|change| match change {
+            Unwritten::Sample(task, record) if task == name && record.id == id => Some(record),
+            _ => None,
+        });
+        match waiting {
+            Some(record) => record.label = Some(class),
+            None => self.unwritten.push(Unwritten::Label(name.to_owned(), id.to_owned(), class)),
+        }
+        Ok(())
+    }
+
+    /// Gives the oldest waiting sample its missing exits and makes it ready to be written.
+    pub(crate) fn complete_one(&mut self) -> Result<(), AgentError> {
+        let Some(recent) = self.recent.pop() else { return Ok(()) };
+        let Some(task) = self.tasks.get(&recent.task) else { return Ok(()) };
+        let features = match &recent.prepared {
+            None => Ok(recent.features),
+            Some(prepared) => all_exits(self, task.per_channel, prepared),
+        };
+        let mut quantized = vec![0; task.shape.exits * task.shape.features];
+        let sound = features.ok().filter(|f| f.len() == quantized.len());
+        if !sound.is_some_and(|f| quantize_all(&f, &mut quantized).is_ok()) {
+            self.counters.refuse("features_lost");
+            return Ok(());
+        }
+        let heldout = self.heldout(task, &recent.id);
+        let record = Record { id: recent.id, heldout, label: recent.label, summed: None, features: quantized };
+        self.unwritten.push(Unwritten::Sample(recent.task, record));
+        if self.unwritten.len() >= MAX_UNWRITTEN {
+            self.write_samples()?;
+        }
+        Ok(())
+    }
+
+    /// Writes everything that waits, durably, in one transaction.
+    pub(crate) fn write_samples(&mut self) -> Result<(), AgentError> {
+        if self.unwritten.is_empty() {
+            return Ok(());
+        }
+        let bound = self.config.store.samples_per_task;
+        let (mut dropped, mut unknown) = (0, 0);
+        let tx = self.database.begin_write()?;
+        for change in &self.unwritten {
+            match change {
+                Unwritten::Sample(task, record) => dropped += samples::put(&tx, task, record, bound)?,
+                Unwritten::Label(task, id, class) => {
+                    unknown += u64::from(!samples::label(&tx, task, id, *class)?);
+                }
+            }
+        }
+        tx.commit()?;
+        for change in self.unwritten.drain(..) {
+            let (name, id, labelled) = match &change {
+                Unwritten::Sample(task, record) => (task, &record.id, record.label.is_some()),
+                Unwritten::Label(task, id, _) => (task, id, true),
+            };
+            if labelled {
+                tracing::debug!(target: "boundary", process = "agent", boundary = "label.persisted", task = %name, sample = %id);
+            }
+            if let Some(task) = self.tasks.get_mut(name) {
+                task.stale_census = true;
+            }
+        }
+        *self.counters.refusals.entry("samples_evicted").or_default() += dropped;
+        if unknown > 0 {
+            *self.counters.refusals.entry("label_without_sample").or_default() += unknown;
+            tracing::warn!(labels = unknown, "labels of samples this gateway never saw or no longer remembers");
+        }
+        Ok(())
+    }
+}
+
+fn all_exits(agent: &Agent, per_channel: usize, prepared: &Prepared) -> Result<Vec<f32>, EngineError> {
+    let (mut all, mut z) = (Vec::new(), Vec::new());
+    let mut pass = agent.backbone.begin(prepared);
+    while pass.next_exit(per_channel, &mut z)? {
+        all.extend_from_slice(&z);
+    }
+    Ok(all)
+}
+
+impl Agent {
+    /// A file of the spool; whether it was taken.
+    pub(crate) fn on_spool(&mut self, item: &Item, payload: &[u8], now_ms: u64, out: &mut Vec<Outgoing>) -> bool {
+        if item.label {
+            return match self.label(&item.task, &item.id, payload, now_ms) {
+                Ok(()) => true,
+                Err(refusal) => {
+                    out.push(self.refused(&item.task, &item.id, &refusal));
+                    false
+                }
+            };
+        }
+        let before: u64 = self.counters.refusals.values().sum();
+        out.push(self.sample(&item.task, &item.id, payload, Instant::now()));
+        before == self.counters.refusals.values().sum::<u64>()
+    }
+
+    /// Counts something refused at the edge.
+    pub(crate) fn count_refusal(&mut self, code: &'static str) {
+        self.counters.refuse(code);
+    }
+
+    /// Writes what waits; the agent ends.
+    pub(crate) fn stop(&mut self) -> Result<(), AgentError> {
+        while !self.recent.is_empty() {
+            self.complete_one()?;
+        }
+        self.write_samples()
+    }
+}

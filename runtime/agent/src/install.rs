@@ -1,0 +1,309 @@
+//! New versions: fetch, verify, derive the personal module, commit the slot.
+
+use crate::agent::{Agent, AgentError};
+use crate::outgoing::{Outgoing, Side};
+use crate::serving::Active;
+use crate::task::{Fetch, Task};
+use crate::training::{Candidate, Job, PersonalJob, gather};
+use loadonce_module::{Dtype, Kept, ModuleFile, NEVER, Role};
+use loadonce_trust::{encode_hex, hash};
+use loadonce_wire::block::MAX_BLOCK_REQUEST;
+use loadonce_wire::chunks::Reassembly;
+use loadonce_wire::frame::HEADER;
+use loadonce_wire::limits::MAX_BLOB;
+use loadonce_wire::{BlockRequest, Frame, Kind, Name, Topic};
+use serde::{Deserialize, Serialize};
+
+const SHARED: &str = "shared.safetensors";
+const PERSONAL: &str = "personal.safetensors";
+const SLOT: &str = "slot.json";
+/// Pause before blocks are asked for again, ms.
+const ASK_AGAIN_MS: u64 = 10_000;
+
+/// `slot.json`: what belongs to the two module files beside it.
+#[derive(Debug, Serialize, Deserialize)]
+struct SlotInfo {
+    version: u64,
+    hash: String,
+    thresholds: Vec<f32>,
+    labels: usize,
+    kept: Kept,
+}
+
+impl Agent {
+    /// Serves what the slot holds, if it fits the task; anything else is refused by type and counted.
+    pub(crate) fn load_slot(&mut self, task: &mut Task) {
+        let Some(slots) = &mut task.slots else { return };
+        let slot = match slots.load() {
+            Ok(Some(slot)) => slot,
+            Ok(None) => return,
+            Err(error) => {
+                self.counters.refuse("slot_corrupt");
+                tracing::error!(task = %task.manifest.name, %error, "the slot cannot be read; waiting for a new version");
+                return;
+            }
+        };
+        let file = |name: &str| slot.files.get(name).map_or(&[][..], Vec::as_slice);
+        let info = serde_json::from_slice::<SlotInfo>(file(SLOT));
+        let shared = self.decode(task, file(SHARED), Role::Shared);
+        let personal = self.decode(task, file(PERSONAL), Role::Personal);
+        match (info, shared, personal) {
+            (Ok(info), Ok(shared), Ok(personal)) => {
+                let mut thresholds = info.thresholds;
+                thresholds.resize(task.shape.exits - 1, NEVER);
+                task.active = Some(Active {
+                    version: info.version,
+                    hash: hash(file(SHARED)),
+                    shared: shared.params,
+                    personal: personal.params,
+                    offset: personal.prior,
+                    thresholds,
+                    kept: info.kept,
+                    labels: info.labels,
+                });
+            }
+            (info, shared, personal) => {
+                self.counters.refuse("wrong_module");
+                let why = info.err().map(|e| e.to_string()).or(shared.err()).or(personal.err());
+                tracing::error!(
+                    task = %task.manifest.name, why = why.unwrap_or_default(),
+                    "the module in the slot does not fit; waiting for a new version"
+                );
+            }
+        }
+    }
+
+    /// Decodes a module file and checks that it is for this task, shape and backbone.
+    fn decode(&self, task: &Task, bytes: &[u8], role: Role) -> Result<ModuleFile, String> {
+        let file = ModuleFile::decode(bytes).map_err(|error| error.to_string())?;
+        let fingerprint = self.backbone.bundle().fingerprint();
+        if file.backbone != fingerprint {
+            return Err(format!(
+                "the module belongs to backbone {}, but {fingerprint} is loaded; publish a module for this backbone",
+                file.backbone
+            ));
+        }
+        if file.task != task.manifest.name || file.shape != task.shape || file.classes != task.manifest.classes {
+            return Err(format!("the module is for task `{}` or for other classes or sizes", file.task));
+        }
+        if file.role != role {
+            return Err("a shared module in the personal place, or the other way round".into());
+        }
+        Ok(file)
+    }
+
+    /// Asks for the blocks of announced versions.
+    pub(crate) fn fetch_due(&mut self, now_ms: u64, out: &mut Vec<Outgoing>) {
+        if !self.connected {
+            return;
+        }
+        let installing = self.job.as_ref().and_then(|job| match job {
+            Job::Personal(job) => Some((job.task.clone(), job.candidate.version)),
+            Job::Step(_) => None,
+        });
+        for (name, task) in &mut self.tasks {
+            if !task.behind() {
+                task.fetch = None;
+                continue;
+            }
+            let Some((stable, hash)) = task.announced() else { continue };
+            let stable = stable.clone();
+            if installing.as_ref().is_some_and(|(t, v)| t == name && *v == stable.version) {
+                continue;
+            }
+            if task.fetch.is_none() {
+                match Reassembly::new(stable.bytes as usize) {
+                    Ok(parts) if stable.bytes > 0 => {
+                        let buffer = vec![0; stable.bytes as usize];
+                        task.fetch = Some(Fetch { stable, hash, buffer, parts, asked_ms: 0 });
+                    }
+                    _ => {
+                        self.counters.refuse("too_large");
+                        tracing::error!(task = %name, bytes = stable.bytes, "announced module exceeds {MAX_BLOB} bytes");
+                        continue;
+                    }
+                }
+            }
+            let Some(fetch) = &mut task.fetch else { continue };
+            let due = fetch.asked_ms == 0 || now_ms.saturating_sub(fetch.asked_ms) >= ASK_AGAIN_MS;
+            let (Some(missing), true) = (fetch.parts.missing(), due) else { continue };
+            fetch.asked_ms = now_ms.max(1);
+            let request = BlockRequest {
+                blob_hash: fetch.hash,
+                offset: missing.start as u32,
+                length: missing.len() as u32,
+                task: Name::new(name).expect("a served task's manifest was validated"),
+            };
+            out.push(request_frame(&request, &self.config.site, &self.config.gateway));
+        }
+    }
+
+    /// A piece of a module file.
+    pub(crate) fn on_block(&mut self, frame: &Frame<'_>) {
+        let wanted = self.tasks.values_mut().find(|task| {
+            task.fetch.as_ref().is_some_and(|fetch| {
+                fetch.hash[..16] == frame.transfer && fetch.parts.total() == frame.total as usize
+            })
+        });
+        let Some(task) = wanted else {
+            // Answers to a request that was repeated arrive twice: common and harmless.
+            *self.counters.refusals.entry("block_unwanted").or_default() += 1;
+            return;
+        };
+        let Some(fetch) = &mut task.fetch else { return };
+        if fetch.parts.insert(&mut fetch.buffer, frame.offset as usize, frame.payload).is_err() {
+            self.counters.refuse("bad_block");
+        }
+    }
+
+    /// Starts deriving the personal module of a version that arrived whole, or again for the active one when
+    /// its labels grew. Returns whether it did.
+    pub(crate) fn start_install(&mut self, now_ms: u64) -> Result<bool, AgentError> {
+        let names: Vec<String> = self.tasks.keys().cloned().collect();
+        for name in names {
+            let complete = |task: &mut Task| task.fetch.take_if(|fetch| fetch.parts.complete());
+            let Some(fetch) = self.tasks.get_mut(&name).and_then(complete) else {
+                if self.rederive(&name, now_ms)? {
+                    return Ok(true);
+                }
+                continue;
+            };
+            if hash(&fetch.buffer) != fetch.hash {
+                self.counters.refuse("bad_module_hash");
+                tracing::error!(task = %name, "the module file does not have the announced hash; asking again");
+                continue;
+            }
+            tracing::info!(
+                target: "boundary", process = "agent", boundary = "module.fetched",
+                task = %name, version = fetch.stable.version
+            );
+            if self.derive(&name, fetch.buffer, fetch.stable.version, fetch.hash)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn rederive(&mut self, name: &str, now_ms: u64) -> Result<bool, AgentError> {
+        let census = self.take_census(name)?;
+        let Some(task) = self.tasks.get_mut(name) else { return Ok(false) };
+        let Some(active) = &task.active else { return Ok(false) };
+        let grown = census.labels as usize > active.labels + active.labels / 4;
+        if !grown || !task.settled(now_ms) || task.behind() {
+            return Ok(false);
+        }
+        let (version, known) = (active.version, active.hash);
+        let blob = match task.slots.as_mut().map(loadonce_store::Slots::load) {
+            Some(Ok(Some(mut slot))) => slot.files.remove(SHARED).filter(|blob| hash(blob) == known),
+            _ => None,
+        };
+        match blob {
+            Some(blob) => self.derive(name, blob, version, known),
+            None => Ok(false),
+        }
+    }
+
+    fn derive(&mut self, name: &str, blob: Vec<u8>, version: u64, hash: [u8; 32]) -> Result<bool, AgentError> {
+        let Some(task) = self.tasks.get(name) else { return Ok(false) };
+        let decoded = self.decode(task, &blob, Role::Shared).and_then(|file| {
+            if file.version == version { Ok(file) } else { Err(format!("the file holds version {}", file.version)) }
+        });
+        let shared = match decoded {
+            Ok(file) => file.params,
+            Err(why) => {
+                self.counters.refuse("wrong_module");
+                tracing::error!(task = name, version, why, "the announced module is refused; the old one goes on");
+                // Asking again would give the same bytes: wait for another pointer.
+                if let Some(pointer) = self.tasks.get_mut(name).and_then(|task| task.pointer.as_mut()) {
+                    pointer.stable = None;
+                }
+                return Ok(false);
+            }
+        };
+        let material = gather(&self.database, name, &task.shape)?;
+        match PersonalJob::new(task, Candidate { blob, version, hash, shared }, material) {
+            Ok(job) => {
+                self.job = Some(Job::Personal(Box::new(job)));
+                Ok(true)
+            }
+            Err(error) => {
+                self.counters.refuse("training_failed");
+                tracing::error!(task = name, %error, "no personal module can be derived");
+                Ok(false)
+            }
+        }
+    }
+
+    /// Commits shared module, personal module and thresholds together, and serves them.
+    pub(crate) fn install(&mut self, job: &PersonalJob, active: Active) {
+        let Some(task) = self.tasks.get_mut(&job.task) else { return };
+        let personal = ModuleFile {
+            task: job.task.clone(),
+            shape: task.shape,
+            classes: task.manifest.classes.clone(),
+            backbone: self.backbone.bundle().fingerprint().to_owned(),
+            version: active.version,
+            base: encode_hex(&active.hash),
+            role: Role::Personal,
+            prior: active.offset.clone(),
+            params: active.personal.clone(),
+        };
+        let info = SlotInfo {
+            version: active.version,
+            hash: encode_hex(&active.hash),
+            thresholds: active.thresholds.clone(),
+            labels: active.labels,
+            kept: active.kept,
+        };
+        let written = personal.encode(Dtype::F32).map_err(|e| e.to_string()).and_then(|personal| {
+            let info = serde_json::to_vec_pretty(&info).map_err(|e| e.to_string())?;
+            let files: [(&str, &[u8]); 3] = [(SHARED, &job.candidate.blob), (PERSONAL, &personal), (SLOT, &info)];
+            tracing::info!(
+                target: "boundary", process = "agent", boundary = "slot.committing",
+                task = %job.task, version = active.version
+            );
+            match &mut task.slots {
+                Some(slots) => slots.commit(&files).map(|_| ()).map_err(|e| e.to_string()),
+                None => Err("this task has no slots".into()),
+            }
+        });
+        match written {
+            Ok(()) => tracing::info!(
+                target: "boundary", process = "agent", boundary = "slot.committed",
+                task = %job.task, version = active.version
+            ),
+            Err(why) => {
+                self.counters.refuse("slot_not_written");
+                tracing::error!(task = %job.task, why, "the slot was not written; the module is served from memory");
+            }
+        }
+        tracing::info!(
+            task = %job.task, version = active.version, kept = ?active.kept, thresholds = ?active.thresholds,
+            "new module is served"
+        );
+        task.active = Some(active);
+        self.report_due = true;
+    }
+}
+
+fn request_frame(request: &BlockRequest, site: &str, gateway: &str) -> Outgoing {
+    let mut payload = [0; MAX_BLOCK_REQUEST];
+    let length = request.encode(&mut payload).expect("MAX_BLOCK_REQUEST holds every request");
+    let mut transfer = [0; 16];
+    transfer.copy_from_slice(&request.blob_hash[..16]);
+    let frame = Frame {
+        kind: Kind::BlockRequest,
+        flags: 0,
+        transfer,
+        epoch: 0,
+        sequence: 0,
+        offset: request.offset,
+        total: 0,
+        payload: &payload[..length],
+    };
+    let mut bytes = vec![0; HEADER + length];
+    frame.encode(&mut bytes).expect("the buffer is as long as the frame");
+    let topic = Topic::Up { gateway }.text(site).as_str().to_owned();
+    Outgoing { side: Side::Uplink, topic, payload: bytes, at_least_once: true, retain: false }
+}
+

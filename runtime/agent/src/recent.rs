@@ -1,0 +1,94 @@
+//! Samples on their way into the feature store: bounded, in memory.
+//!
+//! A sample that left at an early exit still lacks the deeper features. They are computed when the agent is
+//! idle, from the prepared input, which is dropped right after; raw data is never stored.
+
+use loadonce_backbone::Prepared;
+use std::collections::VecDeque;
+
+/// Most bytes of prepared input kept for completion.
+const MAX_BYTES: usize = 1024 * 1024;
+/// Most samples kept for completion.
+const MAX_SAMPLES: usize = 512;
+
+/// A sample whose features are not stored yet.
+pub struct Recent {
+    /// Task.
+    pub task: String,
+    /// Sample id.
+    pub id: String,
+    /// Class, if its label came already.
+    pub label: Option<u16>,
+    /// Features of the exits run so far.
+    pub features: Vec<f32>,
+    /// Input for the exits that have not run; `None` when all have.
+    pub prepared: Option<Prepared>,
+}
+
+impl Recent {
+    fn bytes(&self) -> usize {
+        self.features.len() * 4 + self.prepared.as_ref().map_or(0, |p| p.channels() * p.tokens() * 64)
+    }
+}
+
+/// First in, first out; the oldest goes when it is full.
+#[derive(Default)]
+pub struct RecentQueue {
+    queue: VecDeque<Recent>,
+    bytes: usize,
+    /// Samples dropped because idle time did not come in time.
+    pub dropped: u64,
+}
+
+impl RecentQueue {
+    /// Adds a sample.
+    pub fn push(&mut self, recent: Recent) {
+        self.bytes += recent.bytes();
+        self.queue.push_back(recent);
+        while self.bytes > MAX_BYTES || self.queue.len() > MAX_SAMPLES {
+            self.pop();
+            self.dropped += 1;
+        }
+    }
+
+    /// Takes the oldest.
+    pub fn pop(&mut self) -> Option<Recent> {
+        let oldest = self.queue.pop_front()?;
+        self.bytes -= oldest.bytes();
+        Some(oldest)
+    }
+
+    /// Labels a waiting sample; `false` when it is not here.
+    pub fn label(&mut self, task: &str, id: &str, class: u16) -> bool {
+        let found = self.queue.iter_mut().rev().find(|r| r.task == task && r.id == id);
+        found.map(|recent| recent.label = Some(class)).is_some()
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_queue_is_bounded_and_drops_are_counted() {
+        let mut queue = RecentQueue::default();
+        for i in 0..MAX_SAMPLES + 10 {
+            let id = i.to_string();
+            queue.push(Recent { task: "t".into(), id, label: None, features: vec![0.0; 8], prepared: None });
+        }
+        assert_eq!(queue.dropped, 10);
+        assert!(!queue.label("t", "9", 1));
+        assert!(queue.label("t", "10", 1));
+        assert_eq!(queue.pop().map(|r| (r.id, r.label)), Some(("10".into(), Some(1))));
+        for i in 0..2 {
+            let features = vec![0.0; MAX_BYTES / 4];
+            queue.push(Recent { task: "t".into(), id: format!("b{i}"), label: None, features, prepared: None });
+        }
+        assert!(queue.bytes <= MAX_BYTES);
+    }
+}

@@ -1,0 +1,171 @@
+//! The agent's figures as JSON: on the report topic and in `figures.json`.
+
+use crate::agent::Agent;
+use crate::figures::Latency;
+use crate::outgoing::{Outgoing, Side};
+use crate::training::Job;
+use loadonce_backbone::process_resident_bytes;
+use loadonce_link::LinkStats;
+use loadonce_store::write_atomic;
+use loadonce_trust::encode_hex;
+use loadonce_wire::Topic;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// Bytes and events of one connection.
+#[derive(Debug, Default, Serialize)]
+pub struct Traffic {
+    bytes_up: u64,
+    bytes_down: u64,
+    connects: u64,
+    oversized: u64,
+    dropped_publishes: u64,
+    subscription_refusals: u64,
+}
+
+impl From<LinkStats> for Traffic {
+    fn from(stats: LinkStats) -> Self {
+        Self {
+            bytes_up: stats.bytes_up,
+            bytes_down: stats.bytes_down,
+            connects: stats.connects,
+            oversized: stats.oversized,
+            dropped_publishes: stats.dropped_publishes,
+            subscription_refusals: stats.subscription_refusals,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct OutboxReport {
+    entries: u64,
+    bytes: u64,
+    dropped_steps: u64,
+    refused_full: u64,
+}
+
+#[derive(Serialize)]
+struct TaskReport {
+    version: u64,
+    hash: Option<String>,
+    wants: Option<loadonce_control::Wants>,
+    samples: u64,
+    labels: u64,
+    heldout: u64,
+    unsummed: u64,
+    sums_sent: u64,
+    steps_sent: u64,
+    personal: Option<loadonce_module::Kept>,
+    thresholds: Vec<f32>,
+    predictions: u64,
+    exits: Vec<u64>,
+    training: &'static str,
+    at_rest: bool,
+}
+
+#[derive(Serialize)]
+struct LatencyReport {
+    idle: Latency,
+    training: Latency,
+    longest_step_ms: f64,
+    longest_unit_ms: f64,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    gateway: &'a str,
+    incarnation: u64,
+    uptime_s: f64,
+    rss_bytes: u64,
+    backbone_bytes: u64,
+    bundle: &'a str,
+    fingerprint: &'a str,
+    degraded: Option<&'a str>,
+    uplink: Traffic,
+    data: Traffic,
+    outbox: OutboxReport,
+    tasks: BTreeMap<&'a str, TaskReport>,
+    latency: LatencyReport,
+    refusals: &'a BTreeMap<&'static str, u64>,
+}
+
+impl Agent {
+    /// Whether something changed that a report should tell soon; clears the mark.
+    pub fn take_report_due(&mut self) -> bool {
+        std::mem::take(&mut self.report_due)
+    }
+
+    /// Writes `figures.json` and gives the report to publish.
+    pub fn report(&mut self, now_ms: u64, uptime_s: f64, uplink: LinkStats, data: LinkStats) -> Outgoing {
+        let names: Vec<String> = self.tasks.keys().cloned().collect();
+        for name in &names {
+            if let Err(error) = self.take_census(name) {
+                tracing::error!(task = %name, %error, "samples cannot be counted");
+            }
+        }
+        *self.counters.refusals.entry("samples_unlearned").or_default() = self.recent.dropped;
+        let outbox = self.outbox.counters(&self.database).unwrap_or_default();
+        let task_reports = self.tasks.iter().map(|(name, task)| {
+            let training = match &self.job {
+                Some(Job::Step(job)) if job.task == *name => "step",
+                Some(Job::Personal(job)) if job.task == *name => "personal",
+                _ => "idle",
+            };
+            let active = task.active.as_ref();
+            let report = TaskReport {
+                version: task.version(),
+                hash: active.map(|active| encode_hex(&active.hash)),
+                wants: task.pointer.as_ref().map(|pointer| pointer.wants),
+                samples: task.census.samples,
+                labels: task.census.labels,
+                heldout: task.census.heldout,
+                unsummed: task.census.unsummed,
+                sums_sent: task.sums_sent,
+                steps_sent: task.steps_sent,
+                personal: active.map(|active| active.kept),
+                thresholds: active.map(|active| active.thresholds.clone()).unwrap_or_default(),
+                predictions: task.exits.iter().sum(),
+                exits: task.exits.clone(),
+                training,
+                at_rest: self.at_rest(name, now_ms),
+            };
+            (name.as_str(), report)
+        });
+        let bundle = self.backbone.bundle();
+        let report = Report {
+            gateway: &self.config.gateway,
+            incarnation: self.incarnation,
+            uptime_s,
+            rss_bytes: process_resident_bytes(),
+            backbone_bytes: self.backbone.resident_bytes(),
+            bundle: bundle.name(),
+            fingerprint: bundle.fingerprint(),
+            degraded: self.degraded.as_deref(),
+            uplink: uplink.into(),
+            data: data.into(),
+            outbox: OutboxReport {
+                entries: outbox.pending,
+                bytes: outbox.pending_bytes,
+                dropped_steps: outbox.dropped_steps,
+                refused_full: outbox.refused_full,
+            },
+            tasks: task_reports.collect(),
+            latency: LatencyReport {
+                idle: self.counters.idle.summary(),
+                training: self.counters.training.summary(),
+                longest_step_ms: self.counters.longest_step_ms,
+                longest_unit_ms: self.counters.longest_unit_ms,
+            },
+            refusals: &self.counters.refusals,
+        };
+        let payload = serde_json::to_vec(&report).expect("a report of numbers and names serializes");
+        if self.degraded.is_none()
+            && let Err(error) = write_atomic(&self.config.state.join("figures.json"), &payload, 0o644)
+        {
+            self.counters.refuse("figures_not_written");
+            tracing::warn!(%error, "figures.json was not written");
+        }
+        let topic = Topic::Report { gateway: &self.config.gateway }.text(&self.config.site);
+        Outgoing { side: Side::Uplink, topic: topic.as_str().to_owned(), payload, at_least_once: false, retain: false }
+    }
+}

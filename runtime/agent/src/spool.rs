@@ -1,0 +1,95 @@
+//! Folder input: `<folder>/<task>/<sample-id>.<png|jpg|jpeg|json|f32|csv…>` and `<sample-id>.label`.
+//!
+//! A writer makes a file under a name that starts with a dot and renames it, so that nothing is read half
+//! written. Taken files are removed, refused ones moved to `<folder>/refused/<task>/`.
+
+use loadonce_wire::{Name, limits::MAX_SAMPLE};
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+/// Files taken per look.
+const BATCH: usize = 64;
+/// Files kept under `refused` per task; beyond it they are deleted.
+const MAX_REFUSED: usize = 1000;
+const REFUSED: &str = "refused";
+const LABEL: &str = "label";
+
+/// A file of the spool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Item {
+    /// Its path.
+    pub path: PathBuf,
+    /// The task, from its folder.
+    pub task: String,
+    /// The sample id, from its name.
+    pub id: String,
+    /// A label rather than a sample.
+    pub label: bool,
+}
+
+/// The next files, samples before labels so that a label finds its sample.
+pub fn next_items(folder: &Path) -> io::Result<Vec<Item>> {
+    let mut items = Vec::new();
+    for task in fs::read_dir(folder)? {
+        let task = task?;
+        let name = task.file_name().to_string_lossy().into_owned();
+        if name == REFUSED || Name::new(&name).is_none() || !task.file_type()?.is_dir() {
+            continue;
+        }
+        for file in fs::read_dir(task.path())? {
+            let path = file?.path();
+            let stem = path.file_stem().and_then(|s| s.to_str()).filter(|s| Name::new(s).is_some());
+            let extension = path.extension().and_then(|e| e.to_str());
+            if let (Some(id), Some(extension)) = (stem, extension) {
+                let (id, label) = (id.to_owned(), extension == LABEL);
+                items.push(Item { path, task: name.clone(), id, label });
+            }
+        }
+    }
+    items.sort_by(|a, b| (a.label, &a.path).cmp(&(b.label, &b.path)));
+    items.truncate(BATCH);
+    Ok(items)
+}
+
+/// Reads a file, at most one byte more than a sample may have, so that the refusal can say so.
+pub fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(MAX_SAMPLE as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Removes a taken file.
+pub fn taken(item: &Item) -> io::Result<()> {
+    fs::remove_file(&item.path)
+}
+
+/// Moves a refused file aside, for a person to look at.
+pub fn refused(folder: &Path, item: &Item) -> io::Result<()> {
+    let dir = folder.join(REFUSED).join(&item.task);
+    fs::create_dir_all(&dir)?;
+    let Some(name) = item.path.file_name() else { return Ok(()) };
+    if fs::read_dir(&dir)?.count() >= MAX_REFUSED { fs::remove_file(&item.path) } else { fs::rename(&item.path, dir.join(name)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_come_before_labels_and_refused_files_move() {
+        let dir = tempfile::tempdir().unwrap();
+        let task = dir.path().join("digits");
+        fs::create_dir_all(&task).unwrap();
+        for name in ["b.label", "b.png", "a.json", ".half.png", "noextension", "bad name.png"] {
+            fs::write(task.join(name), b"x").unwrap();
+        }
+        let items = next_items(dir.path()).unwrap();
+        let names: Vec<_> = items.iter().map(|i| (i.id.as_str(), i.label)).collect();
+        assert_eq!(names, [("a", false), ("b", false), ("b", true)]);
+        taken(&items[0]).unwrap();
+        refused(dir.path(), &items[1]).unwrap();
+        assert!(dir.path().join("refused/digits/b.png").exists());
+        assert_eq!(next_items(dir.path()).unwrap().len(), 1);
+    }
+}

@@ -96,10 +96,18 @@ pub struct Pass<'a> {
 
 impl Pass<'_> {
     /// Runs the next segment and replaces `out` by that exit's features: for each channel in order its first
-    /// `per_channel` directions (see [`Backbone::features_per_channel`]). `false`, and an empty `out`, when all
-    /// exits are done. After an error the same exit can be tried again.
+    /// `per_channel` directions (see [`Backbone::features_per_channel`]). `false` when all exits are done;
+    /// then, and after an error, `out` is empty. After an error the same exit can be tried again.
     pub fn next_exit(&mut self, per_channel: usize, out: &mut Vec<f32>) -> Result<bool, EngineError> {
         out.clear();
+        let done = self.advance(per_channel, out);
+        if done.is_err() {
+            out.clear();
+        }
+        done
+    }
+
+    fn advance(&mut self, per_channel: usize, out: &mut Vec<f32>) -> Result<bool, EngineError> {
         let Backbone { bundle, projections, engine, runs, .. } = self.backbone;
         let index = self.exits_done;
         let Some(projection) = projections.get(index) else { return Ok(false) };

@@ -68,7 +68,7 @@ mod tests {
     fn a_constant_becomes_zeros_and_spread_becomes_one() {
         let mut x = [5.0; 8];
         standardize(&mut x);
-        assert_eq!(x, [0.0; 8]);
+        assert!(x.iter().all(|v| v.abs() < 1e-12));
         let mut x = [-1.0, 1.0];
         standardize(&mut x);
         assert!((x[1] - 1.0 / 1.0001).abs() < 1e-12);

@@ -26,23 +26,29 @@ pub(crate) struct Probed {
 
 /// Opens the library `asked` for, or the first of the known places that has one.
 pub(crate) fn find(asked: Option<&Path>) -> Result<Probed, EngineError> {
-    let named = |path: PathBuf, by: &str| {
-        open(&path)
-            .map_err(|what| EngineError::LibraryMissing {
-                tried: format!("{by} names {} ({what})", path.display()),
-            })
-            .and_then(|library| judge(path, library))
-    };
-    if let Some(path) = asked {
-        return named(path.into(), "the configuration");
-    }
-    if let Some(path) = env::var_os(ENVIRONMENT).filter(|path| !path.is_empty()) {
-        return named(path.into(), ENVIRONMENT);
+    let beside = env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join(FILE)));
+    search(asked, env::var_os(ENVIRONMENT), beside, &[FILE, SONAME])
+}
+
+/// A named place must have the library; of the other places the first that has one is judged.
+fn search(
+    asked: Option<&Path>,
+    variable: Option<OsString>,
+    beside: Option<PathBuf>,
+    system: &[&str],
+) -> Result<Probed, EngineError> {
+    let variable = variable.filter(|path| !path.is_empty()).map(|path| (PathBuf::from(path), ENVIRONMENT));
+    if let Some((path, by)) = asked.map(|path| (path.into(), "the configuration")).or(variable) {
+        return match open(&path) {
+            Ok(library) => judge(path, library),
+            Err(what) => {
+                Err(EngineError::LibraryMissing { tried: format!("{by} names {} ({what})", path.display()) })
+            }
+        };
     }
     let mut tried = format!("{ENVIRONMENT} is not set");
-    let beside = env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join(FILE)));
-    let places = beside.filter(|path| path.exists()).into_iter().chain([FILE.into(), SONAME.into()]);
-    for path in places {
+    let beside = beside.filter(|path| path.exists());
+    for path in beside.into_iter().chain(system.iter().map(PathBuf::from)) {
         match open(&path) {
             Ok(library) => return judge(path, library),
             Err(what) => write!(tried, ", {what}").expect("writing to a string cannot fail"),
@@ -58,7 +64,15 @@ fn open(path: &Path) -> Result<Library, String> {
     }
     // SAFETY: opening runs the library's initializers. The path is the operator's configuration or a place only
     // an administrator writes to, and the file is one this process is about to trust with its inference anyway.
-    unsafe { Library::new(OsString::from(path)) }.map_err(|error| error.to_string())
+    unsafe { Library::new(OsString::from(path)) }.map_err(|error| explain(path, &error))
+}
+
+/// What the loader said; it usually names the file itself.
+fn explain(path: &Path, error: &libloading::Error) -> String {
+    match std::error::Error::source(error) {
+        Some(said) => said.to_string(),
+        None => format!("{}: {error}", path.display()),
+    }
 }
 
 fn judge(path: PathBuf, library: Library) -> Result<Probed, EngineError> {
@@ -79,7 +93,8 @@ fn version(library: &Library) -> Result<String, String> {
     type GetBase = unsafe extern "C" fn() -> *const ort::sys::OrtApiBase;
     // SAFETY: every ONNX Runtime since 1.0 exports this symbol with this signature; a foreign library that
     // exports the same name with another one is beyond what can be checked.
-    let base = unsafe { library.get::<GetBase>(b"OrtGetApiBase\0") }.map_err(|error| error.to_string())?;
+    let base = unsafe { library.get::<GetBase>(b"OrtGetApiBase\0") }
+        .map_err(|_| "it does not export OrtGetApiBase".to_owned())?;
     // SAFETY: as above; the call has no arguments and returns a pointer to a static table or null.
     let Some(base) = (unsafe { base().as_ref() }) else { return Err("OrtGetApiBase() returned null".into()) };
     // SAFETY: the table's two entries are part of the stable ABI.
@@ -90,4 +105,41 @@ fn version(library: &Library) -> Result<String, String> {
     // SAFETY: the version is a static NUL-terminated string of a library that stays open during this call.
     let version = unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned();
     Ok(version)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(asked: Option<&Path>, variable: Option<&str>, beside: Option<PathBuf>) -> String {
+        match search(asked, variable.map(OsString::from), beside, &["libloadonce-no-such-library.so"]) {
+            Ok(found) => panic!("found {}", found.path.display()),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn the_configuration_comes_before_the_environment_before_the_executable() {
+        let dir = tempfile::tempdir().unwrap();
+        let beside = dir.path().join(FILE);
+        std::fs::write(&beside, "no library").unwrap();
+
+        let text = refusal(Some(Path::new("/asked.so")), Some("/variable.so"), Some(beside.clone()));
+        assert!(text.contains("the configuration names /asked.so"), "{text}");
+        let text = refusal(None, Some("/variable.so"), Some(beside.clone()));
+        assert!(text.contains("ORT_DYLIB_PATH names /variable.so"), "{text}");
+        let text = refusal(None, Some(""), Some(beside.clone()));
+        assert!(text.contains("ORT_DYLIB_PATH is not set"), "an empty variable is none: {text}");
+        assert!(text.contains(beside.to_str().unwrap()), "{text}");
+        assert!(
+            text.contains("libloadonce-no-such-library.so"),
+            "the loader path is the last resort: {text}"
+        );
+        assert!(
+            text.contains("cross/fetch-onnxruntime") && text.contains("target directory is not searched"),
+            "{text}"
+        );
+        let text = refusal(None, None, Some("/nowhere/libonnxruntime.so".into()));
+        assert!(!text.contains("/nowhere"), "a file that is not there is no place: {text}");
+    }
 }

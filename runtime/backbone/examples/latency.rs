@@ -1,0 +1,88 @@
+//! Latency per exit and resident memory of a bundle: `latency [BUNDLE] [ort|tract] [THREADS]`.
+//!
+//! ONNX Runtime is found as on a gateway: set `ORT_DYLIB_PATH`.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use loadonce_backbone::{
+    Backbone, Bundle, EngineKind, EngineOptions, Modality, Prepared, process_resident_bytes,
+};
+
+const WARM_UP: usize = 20;
+const REPEATS: usize = 300;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut arguments = std::env::args().skip(1);
+    let dir = arguments.next().map_or_else(|| PathBuf::from("models/bundles/sense-tiny"), PathBuf::from);
+    let kind = match arguments.next().as_deref() {
+        None | Some("ort") => EngineKind::Ort,
+        Some("tract") => EngineKind::Tract,
+        Some(other) => return Err(format!("engine {other:?} is not known; say ort or tract").into()),
+    };
+    let threads = arguments.next().map_or(Ok(1), |text| text.parse())?;
+
+    let empty = process_resident_bytes();
+    let started = Instant::now();
+    let backbone = Backbone::load(Bundle::open(&dir)?, &EngineOptions { kind, library: None, threads })?;
+    let load = started.elapsed();
+    let bundle = backbone.bundle();
+    println!("{} {} on {kind:?}, {threads} thread(s), {REPEATS} passes", bundle.name(), bundle.version());
+    println!(
+        "exits after layers {:?}; milliseconds to each exit, median and 95th percentile",
+        bundle.depths()
+    );
+
+    let inputs = [
+        ("window, 1 channel", Modality::Window, 1),
+        ("window, 6 channels", Modality::Window, 6),
+        ("picture", Modality::Picture, 1),
+    ];
+    for (name, modality, channels) in inputs {
+        let input = sample(modality, channels);
+        print!("{name:<20}");
+        for mut times in times(&backbone, &input)? {
+            times.sort();
+            let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
+            print!(
+                "  {:7.3} {:7.3}",
+                milliseconds(times[REPEATS / 2]),
+                milliseconds(times[REPEATS * 95 / 100])
+            );
+        }
+        println!();
+    }
+
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    println!("bundle on disk {:.2} MiB, loaded in {} ms", mib(bundle.bytes()), load.as_millis());
+    println!(
+        "resident: {:.1} MiB before, +{:.1} MiB by loading, {:.1} MiB after the passes",
+        mib(empty),
+        mib(backbone.resident_bytes()),
+        mib(process_resident_bytes())
+    );
+    Ok(())
+}
+
+fn sample(modality: Modality, channels: usize) -> Prepared {
+    let numbers = channels * modality.tokens() * 16;
+    let patches = (0..numbers).map(|at| (at as f32 * 0.37).sin() + (at as f32 * 0.011).cos()).collect();
+    Prepared::from_patches(modality, patches).expect("the patches have the modality's shape and are finite")
+}
+
+/// Time from the start of a pass to each exit.
+fn times(backbone: &Backbone, input: &Prepared) -> Result<Vec<Vec<Duration>>, Box<dyn std::error::Error>> {
+    let per_channel = Backbone::features_per_channel(input.channels(), 256);
+    let mut times = vec![Vec::with_capacity(REPEATS); backbone.bundle().exits()];
+    let mut out = Vec::new();
+    for repeat in 0..WARM_UP + REPEATS {
+        let started = Instant::now();
+        let mut pass = backbone.begin(input);
+        while pass.next_exit(per_channel, &mut out)? {
+            if repeat >= WARM_UP {
+                times[pass.exits_done() - 1].push(started.elapsed());
+            }
+        }
+    }
+    Ok(times)
+}

@@ -1,0 +1,356 @@
+//! Payloads become the builder's patches, or a refusal that says what and where.
+
+// Helpers of tests are tests too.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use image::ColorType;
+use loadonce_backbone::{
+    InputError, InputSpec, MAX_CHANNELS, MAX_NUMBERS, MAX_PAYLOAD_BYTES, MAX_PICTURE_SIDE, Modality,
+    Prepared, prepare,
+};
+use proptest::prelude::*;
+use support::{Golden, distance, encode, png};
+
+const PICTURE: InputSpec = InputSpec::Picture {};
+
+fn window(channels: usize) -> InputSpec {
+    InputSpec::Window { channels, length: None }
+}
+
+fn patches(prepared: &Prepared) -> Vec<f32> {
+    (0..prepared.channels()).flat_map(|channel| prepared.channel(channel).to_vec()).collect()
+}
+
+fn raw(numbers: &[f32]) -> Vec<u8> {
+    numbers.iter().flat_map(|v| v.to_le_bytes()).collect()
+}
+
+fn refusal(spec: &InputSpec, payload: &[u8]) -> InputError {
+    match prepare(spec, payload) {
+        Ok(prepared) => panic!("accepted as {prepared:?}"),
+        Err(error) => error,
+    }
+}
+
+#[test]
+fn the_builders_patches_are_reproduced() {
+    let golden = Golden::read("preprocess.safetensors");
+    for sample in golden.samples() {
+        let prepared = golden.prepared(&sample);
+        let expected = golden.tensor(&format!("{sample}.out"));
+        let off = distance(&patches(&prepared), &expected.numbers);
+        assert!(off <= 1e-6, "{sample} is off by {off}");
+    }
+}
+
+#[test]
+fn the_manifests_words_are_read_and_unknown_ones_refused() {
+    let read = |text: &str| serde_json::from_str::<InputSpec>(text);
+    let full = read(r#"{"modality":"window","channels":6,"length":100}"#).unwrap();
+    assert_eq!(full, InputSpec::Window { channels: 6, length: Some(100) });
+    assert_eq!(read(r#"{"modality":"window","channels":6}"#).unwrap(), window(6));
+    assert_eq!(read(r#"{"modality":"picture"}"#).unwrap(), PICTURE);
+    assert_eq!(serde_json::to_string(&PICTURE).unwrap(), r#"{"modality":"picture"}"#);
+    assert_eq!(serde_json::to_string(&window(2)).unwrap(), r#"{"modality":"window","channels":2}"#);
+    assert!(read(r#"{"modality":"window","channels":6,"rate":5}"#).is_err());
+    assert!(read(r#"{"modality":"picture","side":5}"#).is_err());
+    assert!(read(r#"{"modality":"sound"}"#).is_err());
+}
+
+#[test]
+fn every_spelling_of_a_window_is_the_same_window() {
+    let expected = patches(&prepare(&window(2), &raw(&[1.0, 2.5, -3.0, 0.25, 7.0, 7.5])).unwrap());
+    for text in [
+        r#"{"channels":[[1,2.5,-3],[0.25,7,7.5]]}"#,
+        r#" { "time": [9], "channels": [ [1.0, 2.5, -3e0], [0.25, 7, 7.5] ] } "#,
+        r#"{"sensor":"温度","channels":[[1,2.5,-3],[0.25,7,7.5]]}"#,
+        "[[1,2.5,-3],[0.25,7,7.5]]",
+        "\u{feff}[[1,2.5,-3],[0.25,7,7.5]]",
+        "[[1,2.5,-3],\n[0.25,7,7.5]]\n",
+    ] {
+        assert_eq!(patches(&prepare(&window(2), text.as_bytes()).unwrap()), expected, "{text}");
+    }
+    let one = patches(&prepare(&window(1), &raw(&[1.0, 2.0])).unwrap());
+    assert_eq!(patches(&prepare(&window(1), b"[1,2]").unwrap()), one);
+    assert_eq!(patches(&prepare(&window(1), b"[[1,2]]").unwrap()), one);
+}
+
+#[test]
+fn raw_numbers_that_begin_like_text_stay_numbers() {
+    for opening in [*b"[1,2", *b"{\"ch", *b"\xff\xd8\xff\xe0"] {
+        let mut numbers = vec![0.5f32; 64];
+        numbers[0] = f32::from_le_bytes(opening);
+        let prepared = prepare(&window(1), &raw(&numbers)).unwrap();
+        assert_eq!(prepared.channels(), 1);
+    }
+}
+
+#[test]
+fn text_that_is_no_window_never_becomes_numbers() {
+    let lines = "12.5,13.25,11.0,9.75\n".repeat(16);
+    assert!(lines.len().is_multiple_of(4));
+    assert_eq!(refusal(&window(1), lines.as_bytes()).code(), "bad_json");
+}
+
+#[test]
+fn a_refused_window_says_what_and_where() {
+    let two_of_three = InputSpec::Window { channels: 2, length: Some(3) };
+    let many = format!("[{}1]", "1,".repeat(MAX_NUMBERS));
+    let wide = format!("[{}[1]]", "[1],".repeat(MAX_CHANNELS));
+    let nan = raw(&[1.0, 2.0, 3.0, 4.0, f32::NAN, 6.0]);
+    let infinite = raw(&[1.0, f32::INFINITY, 3.0, 4.0, 5.0, 6.0]);
+    let cases: [(&InputSpec, &[u8], &str, &str); 24] = [
+        (&two_of_three, b"", "empty_payload", "empty"),
+        (&two_of_three, &vec![0; MAX_PAYLOAD_BYTES + 1], "payload_too_large", "4194305 bytes"),
+        (&two_of_three, b"[[1,2,3]]", "wrong_channels", "1 channels, the task declares 2"),
+        (&two_of_three, b"[1,2,3]", "wrong_channels", "1 channels, the task declares 2"),
+        (&two_of_three, b"[[1,2,3],[1,2]]", "wrong_length", "channel 1 has 2 numbers, the task declares 3"),
+        (&two_of_three, &raw(&[1.0; 8]), "wrong_length", "channel 0 has 4 numbers"),
+        (&two_of_three, &raw(&[1.0; 7]), "raw_length", "28 bytes do not divide into 2 channels"),
+        (&two_of_three, &nan, "not_finite", "channel 1 holds no finite number at index 1"),
+        (&two_of_three, &infinite, "not_finite", "channel 0 holds no finite number at index 1"),
+        (&two_of_three, b"[[1,2,3],[1,null,3]]", "not_finite", "channel 1 holds no finite number at index 1"),
+        (
+            &two_of_three,
+            b"[[1,2,3],[1,2,1e300]]",
+            "not_finite",
+            "channel 1 holds no finite number at index 2",
+        ),
+        (&two_of_three, b"[[1,2,3],[1,2,1e999]]", "bad_json", "out of range"),
+        (&two_of_three, b"[[1,2,3],[1,NaN,3]]", "bad_json", "line 1 column"),
+        (&two_of_three, b"[[1,2,3],[1,2", "bad_json", "EOF"),
+        (&two_of_three, b"[[1,2,3],[1,2,3]] x", "bad_json", "trailing"),
+        (&two_of_three, b"[[1,2,3],4]", "bad_json", "mixed"),
+        (&two_of_three, b"[[1,2,[3]],[1,2,3]]", "bad_json", "nested"),
+        (&two_of_three, b"[[1,\"2\",3],[1,2,3]]", "bad_json", "expected a number"),
+        (&two_of_three, b"{\"channel\":[[1,2,3],[1,2,3]]}", "bad_json", "\"channels\" is missing"),
+        (&two_of_three, b"{\"channels\":[],\"channels\":[]}", "bad_json", "stands twice"),
+        (&window(1), b"[]", "empty_channel", "channel 0 is empty"),
+        (&window(2), b"[[1],[]]", "empty_channel", "channel 1 is empty"),
+        (&window(1), many.as_bytes(), "too_many_numbers", "1048576 numbers"),
+        (&window(1), wide.as_bytes(), "too_many_numbers", "64 channels"),
+    ];
+    for (spec, payload, code, says) in cases {
+        let error = refusal(spec, payload);
+        assert_eq!(error.code(), code, "{error}");
+        assert!(error.to_string().contains(says), "{error}");
+    }
+}
+
+#[test]
+fn the_widest_and_the_longest_window_are_read() {
+    let numbers = raw(&vec![1.5; MAX_NUMBERS]);
+    assert_eq!(prepare(&window(MAX_CHANNELS), &numbers).unwrap().channels(), MAX_CHANNELS);
+    assert_eq!(prepare(&window(1), &numbers).unwrap().channels(), 1);
+}
+
+#[test]
+fn a_declaration_nothing_can_meet_is_refused() {
+    for spec in [
+        window(0),
+        window(MAX_CHANNELS + 1),
+        InputSpec::Window { channels: 1, length: Some(0) },
+        InputSpec::Window { channels: 2, length: Some(MAX_NUMBERS / 2 + 1) },
+        InputSpec::Window { channels: 1, length: Some(usize::MAX) },
+    ] {
+        assert_eq!(refusal(&spec, b"[1]").code(), "bad_input_spec");
+    }
+}
+
+/// A colour ramp: red, green, blue of every pixel.
+fn ramp(width: u32, height: u32) -> Vec<u8> {
+    (0..height)
+        .flat_map(|y| (0..width).flat_map(move |x| [(7 * x) as u8, (5 * y) as u8, (3 * (x + y)) as u8]))
+        .collect()
+}
+
+#[test]
+fn depth_and_alpha_do_not_change_a_picture() {
+    let (width, height) = (40, 36);
+    let rgb = ramp(width, height);
+    let wide = |samples: &[u8]| -> Vec<u8> {
+        samples.iter().flat_map(|&v| (257 * u16::from(v)).to_ne_bytes()).collect()
+    };
+    let with_alpha = |samples: &[u8], colors: usize| -> Vec<u8> {
+        samples.chunks(colors).enumerate().flat_map(|(at, pixel)| [pixel, &[at as u8]].concat()).collect()
+    };
+    let read =
+        |samples: &[u8], color| patches(&prepare(&PICTURE, &png(samples, width, height, color)).unwrap());
+
+    let expected = read(&rgb, ColorType::Rgb8);
+    assert_eq!(read(&with_alpha(&rgb, 3), ColorType::Rgba8), expected);
+    assert!(distance(&read(&wide(&rgb), ColorType::Rgb16), &expected) <= 1e-6);
+    assert!(distance(&read(&wide(&with_alpha(&rgb, 3)), ColorType::Rgba16), &expected) <= 1e-6);
+
+    let grey: Vec<u8> = rgb.chunks(3).map(|pixel| pixel[1]).collect();
+    let expected = read(&grey, ColorType::L8);
+    assert_eq!(read(&with_alpha(&grey, 1), ColorType::La8), expected);
+    assert!(distance(&read(&wide(&grey), ColorType::L16), &expected) <= 1e-6);
+    // Equal colours are that grey.
+    let tripled: Vec<u8> = grey.iter().flat_map(|&v| [v; 3]).collect();
+    assert!(distance(&read(&tripled, ColorType::Rgb8), &expected) <= 1e-6);
+}
+
+#[test]
+fn a_jpeg_is_nearly_its_png() {
+    let samples: Vec<u8> = (0..64 * 64u32).map(|at| (2 * (at % 64) + at / 64) as u8).collect();
+    let jpeg = encode(&samples, 64, 64, ColorType::L8, image::ImageFormat::Jpeg);
+    let from_jpeg = patches(&prepare(&PICTURE, &jpeg).unwrap());
+    let from_png = patches(&prepare(&PICTURE, &png(&samples, 64, 64, ColorType::L8)).unwrap());
+    assert!(distance(&from_jpeg, &from_png) < 0.1);
+    let padded = [jpeg.as_slice(), &[0; 100]].concat();
+    assert_eq!(patches(&prepare(&PICTURE, &padded).unwrap()), from_jpeg, "cameras pad their files");
+}
+
+#[test]
+fn a_cut_picture_says_that_it_is_truncated() {
+    let samples = ramp(64, 64);
+    for format in [image::ImageFormat::Png, image::ImageFormat::Jpeg] {
+        let whole = encode(&samples, 64, 64, ColorType::Rgb8, format);
+        for cut in (8..whole.len() * 9 / 10).step_by(whole.len() / 40 + 1) {
+            let error = refusal(&PICTURE, &whole[..cut]);
+            assert_eq!(
+                error.code(),
+                "picture_truncated",
+                "{format:?} cut at {cut} of {}: {error}",
+                whole.len()
+            );
+            assert!(error.to_string().contains(&format!("truncated after {cut} bytes")), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_damaged_picture_is_refused() {
+    let mut file = png(&ramp(64, 64), 64, 64, ColorType::Rgb8);
+    let middle = file.len() / 2;
+    file[middle] ^= 0xff;
+    assert_eq!(refusal(&PICTURE, &file).code(), "picture_damaged");
+}
+
+/// CRC-32 of a PNG chunk (PNG specification, annex D).
+fn crc(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0u32, |crc, &byte| {
+        (0..8).fold(crc ^ u32::from(byte), |crc, _| (crc >> 1) ^ (0xedb8_8320 * (crc & 1)))
+    })
+}
+
+#[test]
+fn a_picture_past_the_bounds_is_refused_before_it_is_decoded() {
+    let sides = [(MAX_PICTURE_SIDE + 1, 1), (1, MAX_PICTURE_SIDE + 1)];
+    for (width, height) in sides {
+        let file = png(&vec![0; (width * height) as usize], width, height, ColorType::L8);
+        assert_eq!(refusal(&PICTURE, &file).code(), "picture_too_large");
+    }
+    // The largest side is read.
+    let file = png(&vec![9; MAX_PICTURE_SIDE as usize], MAX_PICTURE_SIDE, 1, ColorType::L8);
+    assert_eq!(prepare(&PICTURE, &file).unwrap().tokens(), 64);
+    // A bomb: a few bytes that claim 4 billion pixels, and one that is wide in depth only.
+    for (width, height, depth) in [(65_535u32, 65_535u32, 8u8), (4096, 4096, 16)] {
+        let mut file = png(&[1, 2, 3], 1, 1, ColorType::Rgb8);
+        file[16..20].copy_from_slice(&width.to_be_bytes());
+        file[20..24].copy_from_slice(&height.to_be_bytes());
+        file[24] = depth;
+        let sum = crc(&file[12..29]);
+        file[29..33].copy_from_slice(&sum.to_be_bytes());
+        let error = refusal(&PICTURE, &file);
+        assert_eq!(error.code(), "picture_too_large", "{error}");
+        assert!(error.to_string().contains(&format!("{width}x{height}")), "{error}");
+    }
+}
+
+#[test]
+fn the_wrong_kind_of_payload_is_named() {
+    let picture = png(&ramp(30, 30), 30, 30, ColorType::Rgb8);
+    let jpeg = encode(&ramp(30, 30), 30, 30, ColorType::Rgb8, image::ImageFormat::Jpeg);
+    for payload in [&picture, &jpeg] {
+        let error = refusal(&window(1), payload);
+        assert_eq!(error.code(), "wrong_modality");
+        assert!(error.to_string().contains("a picture, the task declares a window"), "{error}");
+    }
+    assert_eq!(refusal(&PICTURE, b"[[1,2]]").code(), "wrong_modality");
+}
+
+#[test]
+fn the_source_identifies_the_payload() {
+    let prepared = prepare(&window(1), b"[1,2]").unwrap();
+    assert_eq!(prepared.source(), Some(*blake3::hash(b"[1,2]").as_bytes()));
+    assert_ne!(prepare(&window(1), b"[1,3]").unwrap().source(), prepared.source());
+}
+
+#[test]
+fn patches_from_elsewhere_are_checked() {
+    assert!(Prepared::from_patches(Modality::Window, vec![0.0; 512]).is_some_and(|p| p.channels() == 2));
+    assert!(Prepared::from_patches(Modality::Picture, vec![0.0; 1024]).is_some());
+    assert!(Prepared::from_patches(Modality::Picture, vec![0.0; 2048]).is_none(), "a picture is one channel");
+    assert!(Prepared::from_patches(Modality::Window, vec![]).is_none());
+    assert!(Prepared::from_patches(Modality::Window, vec![0.0; 255]).is_none());
+    assert!(Prepared::from_patches(Modality::Window, vec![0.0; 256 * (MAX_CHANNELS + 1)]).is_none());
+    assert!(Prepared::from_patches(Modality::Window, vec![f32::NAN; 256]).is_none());
+}
+
+/// Whatever is accepted has the declared shape and finite numbers.
+fn holds(spec: &InputSpec, payload: &[u8]) {
+    match prepare(spec, payload) {
+        Ok(prepared) => {
+            assert_eq!((prepared.modality(), prepared.channels()), (spec.modality(), spec.channels()));
+            assert!(patches(&prepared).iter().all(|v| v.is_finite()));
+        }
+        Err(error) => assert!(!error.code().is_empty() && !error.to_string().is_empty()),
+    }
+}
+
+fn specs() -> impl Strategy<Value = InputSpec> {
+    prop_oneof![
+        Just(PICTURE),
+        (0usize..70, proptest::option::of(0usize..40))
+            .prop_map(|(channels, length)| InputSpec::Window { channels, length }),
+    ]
+}
+
+/// Valid payloads of every kind, to be damaged.
+fn valid() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        Just(png(&ramp(9, 7), 9, 7, ColorType::Rgb8)),
+        Just(encode(&ramp(9, 7), 9, 7, ColorType::Rgb8, image::ImageFormat::Jpeg)),
+        Just(br#"{"channels":[[1,2.5,-3],[0.25,7,7.5]]}"#.to_vec()),
+        Just(b"[[1,2,3],[4,5,6]]".to_vec()),
+        Just(raw(&[1.0, 2.0, 3.0, 4.0])),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_bytes_never_panic(spec in specs(), payload in proptest::collection::vec(any::<u8>(), 0..2000)) {
+        holds(&spec, &payload);
+    }
+
+    #[test]
+    fn damaged_payloads_never_panic(
+        spec in specs(),
+        mut payload in valid(),
+        damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+        keep in any::<prop::sample::Index>(),
+    ) {
+        for (at, byte) in damage {
+            let at = at.index(payload.len());
+            payload[at] = byte;
+        }
+        holds(&spec, &payload[..=keep.index(payload.len())]);
+        holds(&spec, &payload);
+    }
+
+    #[test]
+    fn json_and_raw_agree(numbers in proptest::collection::vec(-1e6f32..1e6, 1..600), channels in 1usize..5) {
+        let length = numbers.len();
+        let window: Vec<_> = (0..channels).map(|_| numbers.clone()).collect();
+        let spec = InputSpec::Window { channels, length: Some(length) };
+        // JSON carries the f32 exactly when it is written as the f64 it equals.
+        let wide: Vec<Vec<f64>> = window.iter().map(|c| c.iter().map(|&v| f64::from(v)).collect()).collect();
+        let from_json = prepare(&spec, &serde_json::to_vec(&wide).unwrap()).unwrap();
+        let from_raw = prepare(&spec, &raw(&window.concat())).unwrap();
+        prop_assert_eq!(patches(&from_json), patches(&from_raw));
+    }
+}

@@ -76,9 +76,7 @@ def render(figures: dict) -> str:
             rows.append([f"{name}, exit {k + 1}", *shown])
     head = ["features", "cosine mean / min", "top-1 agreement", "probe accuracy fp32", "int8"]
     text += [_table(head, rows), "### Latency\n"]
-    text += [
-        "ONNX Runtime, 1 thread, milliseconds from tokens to an exit (median of 300), on the shared build machine.\n"
-    ]
+    text += ["ONNX Runtime, 1 thread, milliseconds from tokens to an exit (median of 300), on a busy build machine.\n"]
     rows = []
     for label, key in (("int8", "latency_ms"), ("fp32", "latency_fp32_ms")):
         rows += [[f"{label}, {name}", *(f"{v:.2f}" for v in values)] for name, values in figures[key].items()]

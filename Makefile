@@ -1,0 +1,34 @@
+# make demo   a small fleet learns on real data: one broker, one aggregator, ten gateways on this machine
+# make test   everything that must hold, end to end
+# Both install what they miss and say what. Needed beforehand: a Debian or Ubuntu machine, Rust (rustup) and
+# Python 3. Everything that is built or fetched stays under target/, except packages and cargo's own caches.
+
+ARCH := $(shell uname -m)
+ORT_DIR := target/onnxruntime/$(ARCH)
+export ORT_DYLIB_PATH := $(CURDIR)/$(ORT_DIR)/libonnxruntime.so
+DEMO_ARGS ?=
+
+.PHONY: help demo test build onnxruntime models clean
+
+help:
+	@sed -n 's/^# //p' Makefile | head -4
+
+demo: build
+	target/release/loadonce demo $(DEMO_ARGS)
+
+build: onnxruntime
+	cargo build --release --locked -p loadonce-cli -p loadonce-agent -p loadonce-aggregator
+
+onnxruntime:
+	@tests/prepare build
+	@cross/fetch-onnxruntime $(ARCH) $(ORT_DIR)
+
+test: onnxruntime
+	@tests/prepare test
+	tests/run
+
+models:
+	models/build.sh
+
+clean:
+	cargo clean

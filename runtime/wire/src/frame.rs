@@ -118,8 +118,14 @@ impl<'a> Frame<'a> {
     }
 }
 
+/// CRC-32C (Castagnoli), as in iSCSI (RFC 3720, section 12.1).
+const CRC32C: crc::Crc<u32, crc::Table<16>> = crc::Crc::<u32, crc::Table<16>>::new(&crc::CRC_32_ISCSI);
+
 fn checksum(header: &[u8], payload: &[u8]) -> u32 {
-    crc32c::crc32c_append(crc32c::crc32c(header), payload)
+    let mut digest = CRC32C.digest();
+    digest.update(header);
+    digest.update(payload);
+    digest.finalize()
 }
 
 #[cfg(test)]

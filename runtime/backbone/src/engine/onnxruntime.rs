@@ -100,7 +100,7 @@ fn environment(options: &EngineOptions) -> Result<Environment, EngineError> {
 impl SegmentSession {
     fn load(environment: &Environment, segment: &Segment, bytes: &[u8]) -> Result<Self, EngineError> {
         let file = &segment.file;
-        // Arena and memory pattern trade memory for allocations that are a small part of a segment's time.
+        // The arena costs sense-tiny 1 MiB more and makes nothing faster; the memory pattern changes neither.
         let session = Session::builder(environment)
             .map_err(failed(file, "making a session"))?
             .with_execution_providers([ep::CPU::default()

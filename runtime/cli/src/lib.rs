@@ -1,1 +1,3 @@
 //! The operator's command line.
+
+pub mod demo;

@@ -1,0 +1,72 @@
+//! `loadonce`. Exit codes: 0 done, 1 failed, 2 wrong usage.
+
+use clap::{Parser, Subcommand};
+use loadonce_cli::demo::{self, DemoError};
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+
+/// Teaches a fleet of gateways over a thin line.
+#[derive(Parser)]
+#[command(name = "loadonce", version)]
+struct Line {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs a small fleet on real data on this machine and compares it with training alone
+    Demo(demo::Options),
+    /// Becomes PROGRAM, ended by the kernel when PARENT ends
+    #[command(hide = true)]
+    Tied {
+        parent: u32,
+        program: PathBuf,
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+}
+
+fn main() -> ExitCode {
+    let line = Line::parse();
+    let filter = EnvFilter::try_from_env("LOADONCE_LOG").unwrap_or_else(|_| EnvFilter::new("error,rumqttd=off"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let result = match line.command {
+        Command::Demo(options) => interruptible(demo::run(options)),
+        Command::Tied { parent, program, arguments } => {
+            let error = demo::become_tied(parent, &program, &arguments);
+            Err(DemoError::File { doing: "start", path: program, source: error })
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let code = error.exit_code();
+            eprintln!("{:?}", miette::Report::new(error));
+            ExitCode::from(code)
+        }
+    }
+}
+
+/// Runs `work` on this thread until it is done, or until Ctrl-C or SIGTERM; then it is dropped, which ends its
+/// children.
+fn interruptible(work: impl Future<Output = Result<(), DemoError>>) -> Result<(), DemoError> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let failed = |source| DemoError::File { doing: "start the runtime of", path: PathBuf::from("loadonce"), source };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    let result = runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+        let mut hang_up = signal(SignalKind::hangup()).map_err(failed)?;
+        tokio::select! {
+            result = work => result,
+            _ = tokio::signal::ctrl_c() => Err(DemoError::Interrupted),
+            _ = terminate.recv() => Err(DemoError::Interrupted),
+            _ = hang_up.recv() => Err(DemoError::Interrupted),
+        }
+    });
+    // The judge may still compute; nobody waits for it.
+    runtime.shutdown_background();
+    result
+}

@@ -26,7 +26,7 @@ const REPORT_EVERY: Duration = Duration::from_secs(7200);
 enum Work {
     Connected,
     Disconnected,
-    Uplink { topic: String, payload: Vec<u8> },
+    Uplink { topic: String, payload: Vec<u8>, retained: bool },
     Data { topic: String, payload: Vec<u8>, received: Instant },
     Spool { item: Item, payload: Vec<u8>, taken: oneshot::Sender<bool> },
     Refused(&'static str),
@@ -147,7 +147,7 @@ async fn forward_uplink(mut events: mpsc::Receiver<Event>, work: mpsc::Sender<Wo
                 tracing::warn!(reason, retry_in_s = retry_in.as_secs_f32(), "uplink is down; work goes on, deltas wait");
                 Work::Disconnected
             }
-            Event::Message { topic, payload, .. } => Work::Uplink { topic, payload },
+            Event::Message { topic, payload, retain } => Work::Uplink { topic, payload, retained: retain },
             other => refused(&other),
         };
         if work.send(message).await.is_err() {
@@ -292,7 +292,7 @@ impl Worker {
                 out.push(birth);
             }
             Work::Disconnected => self.agent.on_disconnected(),
-            Work::Uplink { topic, payload } => self.agent.on_uplink(&topic, &payload, now, out)?,
+            Work::Uplink { topic, payload, retained } => self.agent.on_uplink(&topic, &payload, retained, now, out)?,
             Work::Data { topic, payload, received } => self.agent.on_data(&topic, &payload, received, now, out)?,
             Work::Spool { item, payload, taken } => {
                 let good = self.agent.on_spool(&item, &payload, now, out);
@@ -316,7 +316,9 @@ impl Worker {
                 Side::Uplink => self.uplink.try_publish(message.topic, message.payload, qos, message.retain),
                 Side::Data => {
                     let publish = self.data.publish(message.topic, message.payload, qos, message.retain);
-                    self.handle.block_on(timeout(ANSWER_PATIENCE, publish)).unwrap_or(Err(LinkError::QueueFull))
+                    self.handle
+                        .block_on(async { timeout(ANSWER_PATIENCE, publish).await })
+                        .unwrap_or(Err(LinkError::QueueFull))
                 }
             };
             if let Err(error) = sent {

@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 
 /// Entries under way at once.
-pub const WINDOW: usize = 4;
+pub(crate) const WINDOW: usize = 4;
 /// First pause before an unanswered entry is sent again, ms.
 const RESEND_MS: u64 = 15_000;
 /// Longest such pause, ms.
 const RESEND_CAP_MS: u64 = 300_000;
 /// Pause after the aggregator does not know this gateway, ms.
 const NOT_ADMITTED_MS: u64 = 60_000;
+/// The aggregator's first words come as a burst, one manifest per task.
+const BURST_MS: u64 = 200;
 
 #[derive(Debug, Clone, Copy)]
 struct Flight {
@@ -19,22 +21,33 @@ struct Flight {
 
 /// See the module's documentation. Holds no contribution, only its sequence.
 #[derive(Debug, Default)]
-pub struct Sending {
+pub(crate) struct Sending {
     /// Entries in the outbox.
     pub pending: u64,
     flights: BTreeMap<u64, Flight>,
     hold_until_ms: u64,
+    started_over_ms: Option<u64>,
 }
 
 impl Sending {
     /// After a reconnection nothing is known about what arrived: everything is due.
-    pub fn forget(&mut self) {
+    pub(crate) fn forget(&mut self) {
         self.flights.clear();
         self.hold_until_ms = 0;
     }
 
+    /// The aggregator is back: everything is due, but once per burst of its messages. Returns whether it is.
+    pub(crate) fn start_over(&mut self, now_ms: u64) -> bool {
+        if self.started_over_ms.is_some_and(|last| now_ms.saturating_sub(last) < BURST_MS) {
+            return false;
+        }
+        self.started_over_ms = Some(now_ms);
+        self.forget();
+        true
+    }
+
     /// Whether entry `sequence` is to be sent now; takes note that it is. Entries beyond the window wait.
-    pub fn take(&mut self, sequence: u64, now_ms: u64) -> bool {
+    pub(crate) fn take(&mut self, sequence: u64, now_ms: u64) -> bool {
         if now_ms < self.hold_until_ms {
             return false;
         }
@@ -50,18 +63,18 @@ impl Sending {
     }
 
     /// The entry is gone.
-    pub fn done(&mut self, sequence: u64) {
+    pub(crate) fn done(&mut self, sequence: u64) {
         self.flights.remove(&sequence);
     }
 
     /// The aggregator does not know this gateway: keep everything and try again later.
-    pub fn hold(&mut self, now_ms: u64) {
+    pub(crate) fn hold(&mut self, now_ms: u64) {
         self.flights.clear();
         self.hold_until_ms = now_ms + NOT_ADMITTED_MS;
     }
 
     /// Ends such a pause: something changed at the aggregator.
-    pub fn release(&mut self) {
+    pub(crate) fn release(&mut self) {
         self.hold_until_ms = 0;
     }
 }
@@ -87,5 +100,18 @@ mod tests {
         assert!(!sending.take(1, NOT_ADMITTED_MS - 1));
         sending.release();
         assert!(sending.take(1, 1));
+    }
+
+    #[test]
+    fn what_was_under_way_is_due_again_once_when_the_aggregator_returns() {
+        let mut sending = Sending::default();
+        assert!(sending.take(0, 0));
+        assert!(!sending.take(0, 100));
+        assert!(sending.start_over(100));
+        assert!(sending.take(0, 100));
+        assert!(!sending.start_over(100 + BURST_MS - 1));
+        assert!(!sending.take(0, 100 + BURST_MS - 1));
+        assert!(sending.start_over(100 + BURST_MS));
+        assert!(sending.take(0, 100 + BURST_MS));
     }
 }

@@ -9,18 +9,25 @@ use loadonce_wire::manifest::{DOMAIN, MAX_MANIFEST};
 use loadonce_wire::{Ack, Frame, Kind, Manifest, Reason, Status, Topic, ack};
 
 impl Agent {
-    /// A message of the uplink. Whatever it holds, it is answered by a counter at worst.
+    /// A message of the uplink; `retained` when the broker kept it for whoever subscribes. Whatever it holds, it
+    /// is answered by a counter at worst.
     pub fn on_uplink(
         &mut self,
         topic: &str,
         payload: &[u8],
+        retained: bool,
         now_ms: u64,
         out: &mut Vec<Outgoing>,
     ) -> Result<(), AgentError> {
         let site = self.config.site.clone();
         match Topic::parse(&site, topic) {
             Some(Topic::State { .. }) => self.on_own_state(payload, out),
-            Some(Topic::Task { task }) => self.on_manifest(task, payload)?,
+            Some(Topic::Task { task }) => {
+                if !retained {
+                    self.on_aggregator_returned(now_ms);
+                }
+                self.on_manifest(task, payload)?;
+            }
             Some(Topic::Pointer { task, .. }) => self.on_pointer(task, payload)?,
             Some(Topic::Down { .. }) => self.on_frame(payload, now_ms)?,
             _ => {
@@ -47,6 +54,16 @@ impl Agent {
             }
             Ok(_) => {}
             Err(_) => self.counters.refuse("bad_state"),
+        }
+    }
+
+    /// The aggregator publishes the manifests when it connects, and only then: what was under way while it was
+    /// gone did not reach it.
+    fn on_aggregator_returned(&mut self, now_ms: u64) {
+        if self.sending.start_over(now_ms) {
+            for fetch in self.tasks.values_mut().filter_map(|task| task.fetch.as_mut()) {
+                fetch.asked_ms = 0;
+            }
         }
     }
 

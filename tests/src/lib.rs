@@ -1,1 +1,23 @@
-//! End-to-end test harness: starts real brokers, agents and aggregators on free loopback ports.
+//! End-to-end test harness: real brokers, agents and aggregators on free loopback ports, each with its log kept.
+//!
+//! Nothing here waits for luck: every wait is for a condition, with a deadline, and a failure prints the last
+//! lines of every process of its site.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `process` | a child process and its log; ended by its id, never left behind |
+//! | `broker`, `client` | Mosquitto, and a plain MQTT client beside the product's own |
+//! | `site` | agents and aggregators with their folders and configurations |
+//! | `data` | real samples as the payloads a camera or a sensor sends |
+//! | `crash` | the seeded kill schedule and the checks of invariants 1 and 2 |
+
+#![expect(clippy::missing_panics_doc, reason = "a test ends by panicking, and says why")]
+
+pub mod broker;
+pub mod client;
+pub mod crash;
+pub mod data;
+pub mod process;
+pub mod programs;
+pub mod site;
+pub mod wait;

@@ -1,0 +1,95 @@
+//! A real Mosquitto on a free loopback port.
+
+use std::fs;
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::process::{Log, Process};
+use crate::programs::system;
+use crate::wait::until;
+
+/// Ports tried before giving up: another program may take a free one first.
+const TRIES: usize = 20;
+
+/// A running broker; restarted on the same port it has forgotten everything, retained messages included.
+pub struct Broker {
+    /// Its port.
+    pub port: u16,
+    process: Process,
+    config: PathBuf,
+}
+
+/// A port that was free a moment ago.
+pub fn free_port() -> u16 {
+    let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("the loopback has free ports");
+    socket.local_addr().expect("a bound socket has an address").port()
+}
+
+impl Broker {
+    /// Starts one with its configuration and log in `folder`.
+    pub fn start(folder: &Path) -> Self {
+        let config = folder.join("mosquitto.conf");
+        let log = Log::new(&folder.join("mosquitto.log"));
+        for _ in 0..TRIES {
+            let port = free_port();
+            fs::write(
+                &config,
+                format!(
+                    "listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\n\
+                     log_dest stderr\nlog_type error\nlog_type warning\nlog_type notice\nlog_type subscribe\n"
+                ),
+            )
+            .expect("a temporary folder can be written");
+            let mut broker = Self { port, process: launch(&config, &log), config: config.clone() };
+            if broker.comes_up() {
+                return broker;
+            }
+        }
+        panic!("mosquitto does not start:\n{}", log.tail());
+    }
+
+    fn comes_up(&mut self) -> bool {
+        until("answer of mosquitto", || {
+            if self.process.ended().is_some() {
+                return Some(false);
+            }
+            TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).ok().map(|_| true)
+        })
+    }
+
+    /// `mqtt://…`.
+    pub fn url(&self) -> String {
+        format!("mqtt://127.0.0.1:{}", self.port)
+    }
+
+    /// Its process.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// Its log.
+    pub fn log(&self) -> &Log {
+        &self.process.log
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Starts it again on the same port after it was ended.
+    pub fn restart(&mut self) {
+        self.process.kill();
+        let log = self.process.log.clone();
+        until("restart of mosquitto on its port", || {
+            self.process = launch(&self.config, &log);
+            self.comes_up().then_some(())
+        });
+    }
+}
+
+fn launch(config: &Path, log: &Log) -> Process {
+    let mosquitto = system("mosquitto", "mosquitto mosquitto-clients");
+    Process::start("mosquitto", Command::new(mosquitto).arg("-c").arg(config), log, None)
+}

@@ -22,6 +22,7 @@ GOLDEN = Path(__file__).resolve().parents[2] / "tests" / "golden"
 EXITS, FEATURES, OUTPUTS, RANK, SAMPLES = 3, 10, 4, 2, 40
 UNSEEN_BIAS = -30.0
 CORRELATION = 0.5
+TEMPERATURE = 0.25
 
 
 def tensors(recipe: str) -> list[tuple[str, tuple[int, ...]]]:
@@ -118,12 +119,6 @@ class Discriminant:
         self.means[self.seen] = means - self.centre
         self.weight = self.means @ np.linalg.inv(drawn)
         self.gram = self.weight @ self.means.T
-        df = np.trace(np.linalg.solve(drawn, s))
-        share = 1 - min(df / freedom, 0.95)
-        mean = np.trace(self.gram)
-        noise = df / share * (1 - 1 / len(self.seen)) * (1 / counts).sum()
-        variance = np.einsum("ci,ij,cj->", self.weight, s, self.weight) / share**2
-        self.temperature = float(np.clip(max(mean - noise, 0.1 * mean) / variance, 0.02, 50))
 
     def biases(self, values: F64) -> F64:
         """Biases with those of unseen classes below the lowest of the others."""
@@ -138,7 +133,7 @@ def solve(z: F64, labels: NDArray, shrinkage: float | None) -> F64:
     for k in range(EXITS):
         exit_ = Discriminant(z[:, k], labels, shrinkage)
         bias = -exit_.weight @ exit_.centre - 0.5 * np.diag(exit_.gram)
-        out += [exit_.temperature * exit_.weight.ravel(), exit_.biases(exit_.temperature * bias)]
+        out += [TEMPERATURE * exit_.weight.ravel(), exit_.biases(TEMPERATURE * bias)]
     return np.concatenate(out)
 
 
@@ -155,19 +150,18 @@ def ladder_start(z: F64, labels: NDArray, shrinkage: float | None) -> F64:
     """Starting parameters of a ladder; the rank here does not exceed the number of class differences."""
     exits = [Discriminant(z[:, k], labels, shrinkage) for k in range(EXITS)]
     _, basis = spectrum(sum(e.gram for e in exits) / EXITS)
-    q, out, state, variance = basis[:RANK], [], np.zeros((RANK, OUTPUTS)), 1.0
+    q, out, state = basis[:RANK], [], np.zeros((RANK, OUTPUTS))
     assert len(q) == RANK
     for k, exit_ in enumerate(exits):
         values, vectors = spectrum(exit_.gram)
         root = vectors.T @ np.diag(values**0.5) @ vectors
         inverse_root = vectors.T @ np.diag(values**-0.5) @ vectors
         down = q @ inverse_root @ exit_.weight
-        open_ = 0.5 if k else 0.0
+        open_ = k / (k + 1)
         state = open_ * state + (1 - open_) * (q @ root)
-        cross = 2 * open_ * (1 - open_) * CORRELATION * variance**0.5
-        variance = open_**2 * variance + (1 - open_) ** 2 + cross
-        scale = exit_.temperature / variance
-        out += [down.ravel(), -down @ exit_.centre] + ([np.zeros(RANK)] if k else [])
+        variance = (1 + k * CORRELATION) / (k + 1)
+        scale = TEMPERATURE / variance
+        out += [down.ravel(), -down @ exit_.centre] + ([np.full(RANK, np.log(k))] if k else [])
         out += [scale * state.T.ravel(), exit_.biases(-0.5 * scale * (state**2).sum(0))]
     return np.concatenate(out)
 

@@ -348,7 +348,8 @@ impl Agent {
 
     fn open_slots(&mut self, name: &str) -> Option<Slots> {
         let dir = self.config.state.join("slots").join(name);
-        match Slots::open(&dir) {
+        let made = std::fs::create_dir_all(&dir).map_err(|error| StoreError::from_io(&dir, error));
+        match made.and_then(|()| Slots::open(&dir)) {
             Ok(slots) => Some(slots),
             Err(error) => {
                 self.counters.refuse("slot_unavailable");

@@ -65,7 +65,7 @@ pub struct Latency {
 
 /// Everything counted since the start.
 #[derive(Debug, Default)]
-pub struct Counters {
+pub(crate) struct Counters {
     /// Refusals by stable word.
     pub refusals: BTreeMap<&'static str, u64>,
     /// Latencies while no training job ran.
@@ -80,7 +80,7 @@ pub struct Counters {
 
 impl Counters {
     /// Counts one refusal.
-    pub fn refuse(&mut self, code: &'static str) {
+    pub(crate) fn refuse(&mut self, code: &'static str) {
         *self.refusals.entry(code).or_default() += 1;
     }
 }

@@ -12,7 +12,7 @@ const MAX_BYTES: usize = 1024 * 1024;
 const MAX_SAMPLES: usize = 512;
 
 /// A sample whose features are not stored yet.
-pub struct Recent {
+pub(crate) struct Recent {
     /// Task.
     pub task: String,
     /// Sample id.
@@ -33,7 +33,7 @@ impl Recent {
 
 /// First in, first out; the oldest goes when it is full.
 #[derive(Default)]
-pub struct RecentQueue {
+pub(crate) struct RecentQueue {
     queue: VecDeque<Recent>,
     bytes: usize,
     /// Samples dropped because idle time did not come in time.
@@ -42,7 +42,7 @@ pub struct RecentQueue {
 
 impl RecentQueue {
     /// Adds a sample.
-    pub fn push(&mut self, recent: Recent) {
+    pub(crate) fn push(&mut self, recent: Recent) {
         self.bytes += recent.bytes();
         self.queue.push_back(recent);
         while self.bytes > MAX_BYTES || self.queue.len() > MAX_SAMPLES {
@@ -52,20 +52,20 @@ impl RecentQueue {
     }
 
     /// Takes the oldest.
-    pub fn pop(&mut self) -> Option<Recent> {
+    pub(crate) fn pop(&mut self) -> Option<Recent> {
         let oldest = self.queue.pop_front()?;
         self.bytes -= oldest.bytes();
         Some(oldest)
     }
 
     /// Labels a waiting sample; `false` when it is not here.
-    pub fn label(&mut self, task: &str, id: &str, class: u16) -> bool {
+    pub(crate) fn label(&mut self, task: &str, id: &str, class: u16) -> bool {
         let found = self.queue.iter_mut().rev().find(|r| r.task == task && r.id == id);
         found.map(|recent| recent.label = Some(class)).is_some()
     }
 
     /// Whether nothing waits.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }
 }

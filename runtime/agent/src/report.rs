@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 
 /// Bytes and events of one connection.
 #[derive(Debug, Default, Serialize)]
-pub struct Traffic {
+pub(crate) struct Traffic {
     bytes_up: u64,
     bytes_down: u64,
     connects: u64,

@@ -17,7 +17,7 @@ const NO_CLASS: u16 = u16::MAX;
 
 /// One remembered sample.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Record {
+pub(crate) struct Record {
     /// The sample's id.
     pub id: String,
     /// Held out for good: enters neither sums nor steps.
@@ -73,7 +73,7 @@ impl Record {
 }
 
 /// Makes the tables, so that readers find them.
-pub fn create(tx: &WriteTransaction) -> Result<(), SamplesError> {
+pub(crate) fn create(tx: &WriteTransaction) -> Result<(), SamplesError> {
     tx.open_table(SAMPLES)?;
     tx.open_table(IDS)?;
     tx.open_table(NEXT)?;
@@ -82,7 +82,7 @@ pub fn create(tx: &WriteTransaction) -> Result<(), SamplesError> {
 
 /// Adds a sample, or gives a known one its new label; drops the oldest above `bound`. Returns how many were
 /// dropped.
-pub fn put(tx: &WriteTransaction, task: &str, record: &Record, bound: u64) -> Result<u64, SamplesError> {
+pub(crate) fn put(tx: &WriteTransaction, task: &str, record: &Record, bound: u64) -> Result<u64, SamplesError> {
     let mut samples = tx.open_table(SAMPLES)?;
     let mut ids = tx.open_table(IDS)?;
     let mut next = tx.open_table(NEXT)?;
@@ -115,7 +115,7 @@ pub fn put(tx: &WriteTransaction, task: &str, record: &Record, bound: u64) -> Re
 }
 
 /// Labels a stored sample; `false` when it is not known (any more).
-pub fn label(tx: &WriteTransaction, task: &str, id: &str, class: u16) -> Result<bool, SamplesError> {
+pub(crate) fn label(tx: &WriteTransaction, task: &str, id: &str, class: u16) -> Result<bool, SamplesError> {
     let ids = tx.open_table(IDS)?;
     let Some(number) = ids.get((task, id))?.map(|n| n.value()) else { return Ok(false) };
     let mut samples = tx.open_table(SAMPLES)?;
@@ -127,7 +127,7 @@ pub fn label(tx: &WriteTransaction, task: &str, id: &str, class: u16) -> Result<
 }
 
 /// Visits every record of `task`, oldest first; returns how many could not be read.
-pub fn visit(tx: &ReadTransaction, task: &str, mut seen: impl FnMut(u64, Record)) -> Result<u64, SamplesError> {
+pub(crate) fn visit(tx: &ReadTransaction, task: &str, mut seen: impl FnMut(u64, Record)) -> Result<u64, SamplesError> {
     let mut unreadable = 0;
     for entry in tx.open_table(SAMPLES)?.range((task, 0)..=(task, u64::MAX))? {
         let (key, value) = entry?;
@@ -140,7 +140,7 @@ pub fn visit(tx: &ReadTransaction, task: &str, mut seen: impl FnMut(u64, Record)
 }
 
 /// Rewrites the summed mark of a record.
-pub fn mark_summed(
+pub(crate) fn mark_summed(
     tx: &WriteTransaction,
     task: &str,
     number: u64,

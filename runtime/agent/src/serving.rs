@@ -5,7 +5,7 @@ use loadonce_module::{Kept, Runner, Shape, argmax, softmax};
 
 /// The module a task serves: the content of its active slot.
 #[derive(Debug, Clone)]
-pub struct Active {
+pub(crate) struct Active {
     /// Version in the lineage.
     pub version: u64,
     /// blake3 of the shared module's file.
@@ -26,7 +26,7 @@ pub struct Active {
 
 /// A prediction.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Answer {
+pub(crate) struct Answer {
     /// Class index.
     pub class: usize,
     /// Its probability.
@@ -34,7 +34,7 @@ pub struct Answer {
 }
 
 /// Logits of exit `k` with the prior added, turned into probabilities in `out`.
-pub fn probabilities(runner: &mut Runner, active: &Active, k: usize, z: &[f32], out: &mut [f32]) {
+pub(crate) fn probabilities(runner: &mut Runner, active: &Active, k: usize, z: &[f32], out: &mut [f32]) {
     runner.exit(&active.personal, k, z, out);
     for (logit, offset) in out.iter_mut().zip(&active.offset) {
         *logit += offset;
@@ -44,7 +44,7 @@ pub fn probabilities(runner: &mut Runner, active: &Active, k: usize, z: &[f32], 
 
 /// Runs `pass` until an exit answers; appends every exit's features to `features`. Without a module no exit can
 /// answer, so all of them run and the features are still worth keeping. Returns the answer and the exits run.
-pub fn answer(
+pub(crate) fn answer(
     shape: &Shape,
     per_channel: usize,
     active: Option<&Active>,

@@ -17,7 +17,7 @@ const LABEL: &str = "label";
 
 /// A file of the spool.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Item {
+pub(crate) struct Item {
     /// Its path.
     pub path: PathBuf,
     /// The task, from its folder.
@@ -29,7 +29,7 @@ pub struct Item {
 }
 
 /// The next files, samples before labels so that a label finds its sample.
-pub fn next_items(folder: &Path) -> io::Result<Vec<Item>> {
+pub(crate) fn next_items(folder: &Path) -> io::Result<Vec<Item>> {
     let mut items = Vec::new();
     for task in fs::read_dir(folder)? {
         let task = task?;
@@ -53,19 +53,19 @@ pub fn next_items(folder: &Path) -> io::Result<Vec<Item>> {
 }
 
 /// Reads a file, at most one byte more than a sample may have, so that the refusal can say so.
-pub fn read(path: &Path) -> io::Result<Vec<u8>> {
+pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     fs::File::open(path)?.take(MAX_SAMPLE as u64 + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
 /// Removes a taken file.
-pub fn taken(item: &Item) -> io::Result<()> {
+pub(crate) fn taken(item: &Item) -> io::Result<()> {
     fs::remove_file(&item.path)
 }
 
 /// Moves a refused file aside, for a person to look at.
-pub fn refused(folder: &Path, item: &Item) -> io::Result<()> {
+pub(crate) fn refused(folder: &Path, item: &Item) -> io::Result<()> {
     let dir = folder.join(REFUSED).join(&item.task);
     fs::create_dir_all(&dir)?;
     let Some(name) = item.path.file_name() else { return Ok(()) };

@@ -10,7 +10,7 @@ use loadonce_store::Slots;
 use thiserror::Error;
 
 /// A module file on its way here.
-pub struct Fetch {
+pub(crate) struct Fetch {
     /// What the pointer announced.
     pub stable: Stable,
     /// blake3 the file must have.
@@ -25,7 +25,7 @@ pub struct Fetch {
 
 /// What the store says about a task's samples.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Census {
+pub(crate) struct Census {
     /// Remembered samples.
     pub samples: u64,
     /// Labelled ones.
@@ -37,7 +37,7 @@ pub struct Census {
 }
 
 /// A task as the agent holds it in memory.
-pub struct Task {
+pub(crate) struct Task {
     /// The manifest.
     pub manifest: TaskManifest,
     /// The module's shape.
@@ -74,7 +74,7 @@ pub struct Task {
 
 /// Why a task cannot be served here.
 #[derive(Debug, Error)]
-pub enum TaskError {
+pub(crate) enum TaskError {
     /// It needs a backbone that is not loaded.
     #[error("needs the backbone `{wanted}`, but this gateway has loaded `{loaded}`; install that bundle or serve another task")]
     WrongBackbone {
@@ -90,7 +90,7 @@ pub enum TaskError {
 
 impl Task {
     /// Sets a task up on `bundle`.
-    pub fn new(manifest: TaskManifest, bundle: &Bundle, slots: Option<Slots>) -> Result<Self, TaskError> {
+    pub(crate) fn new(manifest: TaskManifest, bundle: &Bundle, slots: Option<Slots>) -> Result<Self, TaskError> {
         manifest.validate()?;
         if manifest.backbone != bundle.name() {
             let (wanted, loaded) = (manifest.backbone, bundle.name().to_owned());
@@ -122,17 +122,17 @@ impl Task {
     }
 
     /// Class index of a class name.
-    pub fn class(&self, name: &str) -> Option<u16> {
+    pub(crate) fn class(&self, name: &str) -> Option<u16> {
         self.manifest.classes.iter().position(|class| class == name).map(|i| i as u16)
     }
 
     /// This gateway's log label prior, the offset of prior-free training.
-    pub fn log_prior(&self, train: &Dataset) -> Vec<f32> {
+    pub(crate) fn log_prior(&self, train: &Dataset) -> Vec<f32> {
         log_prior(&label_counts(&train.labels, self.shape.outputs), self.manifest.personal.smoothing)
     }
 
     /// The announced version and its hash, if this gateway can run it.
-    pub fn announced(&self) -> Option<(&Stable, [u8; 32])> {
+    pub(crate) fn announced(&self) -> Option<(&Stable, [u8; 32])> {
         let pointer = self.pointer.as_ref()?;
         if pointer.shape != encode_hex(&self.shape_hash) {
             return None;
@@ -142,24 +142,24 @@ impl Task {
     }
 
     /// Version served now; 0 for none.
-    pub fn version(&self) -> u64 {
+    pub(crate) fn version(&self) -> u64 {
         self.active.as_ref().map_or(0, |active| active.version)
     }
 
     /// Whether a newer version than the served one is announced.
-    pub fn behind(&self) -> bool {
+    pub(crate) fn behind(&self) -> bool {
         self.announced().is_some_and(|(stable, _)| stable.version > self.version())
     }
 
     /// Whether the aggregator waits for a step that this gateway has not sent.
-    pub fn owes_step(&self) -> bool {
+    pub(crate) fn owes_step(&self) -> bool {
         let wanted = self.pointer.as_ref().is_some_and(|p| p.wants == Wants::Step);
         let current = self.announced().is_some_and(|(stable, _)| stable.version == self.version());
         wanted && current && self.last_step_base < self.version()
     }
 
     /// Whether labels have settled: none came for as long as the manifest asks.
-    pub fn settled(&self, now_ms: u64) -> bool {
+    pub(crate) fn settled(&self, now_ms: u64) -> bool {
         now_ms.saturating_sub(self.last_label_ms) as f64 >= self.manifest.sync.settle_s * 1000.0
     }
 }

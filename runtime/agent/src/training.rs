@@ -18,7 +18,7 @@ const MAX_CALIBRATION: usize = 4096;
 const CALIBRATION_SLICE: usize = 256;
 
 /// What a task has to learn from.
-pub struct Material {
+pub(crate) struct Material {
     /// Labelled and not held out.
     pub train: Dataset,
     /// Labelled and held out.
@@ -29,7 +29,7 @@ pub struct Material {
 
 /// Reads what `task` has to learn from. Records of another shape are passed over: they are from an earlier
 /// manifest.
-pub fn gather(database: &Database, task: &str, shape: &Shape) -> Result<Material, AgentError> {
+pub(crate) fn gather(database: &Database, task: &str, shape: &Shape) -> Result<Material, AgentError> {
     let row = shape.exits * shape.features;
     let mut material =
         Material { train: Dataset::default(), heldout: Dataset::default(), unseen: Vec::new() };
@@ -63,7 +63,7 @@ fn keep(set: &mut Dataset, z: &[f32], class: u16, row: usize) {
 }
 
 /// A version that was fetched and verified.
-pub struct Candidate {
+pub(crate) struct Candidate {
     /// The module file, exactly as published.
     pub blob: Vec<u8>,
     /// Its version.
@@ -75,7 +75,7 @@ pub struct Candidate {
 }
 
 /// A job under way.
-pub enum Job {
+pub(crate) enum Job {
     /// Training a step from the active version.
     Step(Box<StepJob>),
     /// Deriving the personal module of a version.
@@ -83,7 +83,7 @@ pub enum Job {
 }
 
 /// Training a step.
-pub struct StepJob {
+pub(crate) struct StepJob {
     /// The task.
     pub task: String,
     /// The version trained from.
@@ -99,7 +99,7 @@ pub struct StepJob {
 }
 
 /// Deriving a personal module: fine-tune, then prior, then calibration, in this order.
-pub struct PersonalJob {
+pub(crate) struct PersonalJob {
     /// The task.
     pub task: String,
     /// The version it is derived from.
@@ -118,7 +118,7 @@ enum Stage {
 
 impl Job {
     /// The task it is for.
-    pub fn task(&self) -> &str {
+    pub(crate) fn task(&self) -> &str {
         match self {
             Self::Step(job) => &job.task,
             Self::Personal(job) => &job.task,
@@ -128,7 +128,7 @@ impl Job {
 
 impl StepJob {
     /// Prepares a step of `task` from its active version.
-    pub fn new(task: &Task, active: &Active, material: Material) -> Result<Self, TrainError> {
+    pub(crate) fn new(task: &Task, active: &Active, material: Material) -> Result<Self, TrainError> {
         let weight = material.train.n() as u32;
         let offset = task.log_prior(&material.train);
         let trainer = Trainer::new(
@@ -145,14 +145,14 @@ impl StepJob {
     }
 
     /// One optimizer step; `true` when training is done.
-    pub fn step(&mut self) -> bool {
+    pub(crate) fn step(&mut self) -> bool {
         matches!(self.trainer.step(), Progress::Done)
     }
 }
 
 impl PersonalJob {
     /// Prepares the derivation of `task`'s personal module from `candidate`.
-    pub fn new(task: &Task, candidate: Candidate, material: Material) -> Result<Self, TrainError> {
+    pub(crate) fn new(task: &Task, candidate: Candidate, material: Material) -> Result<Self, TrainError> {
         let labels = material.train.n() + material.heldout.n();
         let personalizer = Personalizer::new(
             task.shape,
@@ -173,7 +173,7 @@ impl PersonalJob {
     }
 
     /// One unit of work; the finished module when all is done.
-    pub fn step(&mut self) -> Option<Active> {
+    pub(crate) fn step(&mut self) -> Option<Active> {
         match &mut self.stage {
             Stage::FineTune(personalizer) => {
                 let done = personalizer.as_mut().is_none_or(|p| matches!(p.step(), Progress::Done));

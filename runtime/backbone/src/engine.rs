@@ -124,6 +124,7 @@ pub enum EngineError {
 }
 
 /// What a segment is run on.
+#[cfg_attr(not(any(feature = "ort", feature = "tract")), expect(dead_code))]
 pub(crate) enum SegmentInput<'a> {
     /// First segment: `tokens × 16` numbers and the row of the embedding table of each token.
     Patches { patches: &'a [f32], token_ids: &'a [i64] },

@@ -10,18 +10,6 @@ use std::sync::Arc;
 use loadonce_backbone::{Backbone, EngineError, Modality, Prepared};
 use support::{Golden, cosine, distance, features, load, onnxruntime};
 
-/// Whether this processor runs the int8 kernels the golden features were made with; others round differently.
-fn golden_kernels() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    {
-        std::arch::is_x86_feature_detected!("avx512vnni") || std::arch::is_x86_feature_detected!("avxvnni")
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    {
-        false
-    }
-}
-
 #[test]
 fn the_builders_features_are_reproduced() {
     let golden = Golden::read("features.safetensors");
@@ -35,7 +23,12 @@ fn the_builders_features_are_reproduced() {
             let (off, alike) = (distance(got, &expected), cosine(got, &expected));
             println!("{sample} exit {} off {off:.2e} cosine {alike:.7}", index + 1);
             assert!(alike >= 0.999, "{sample} exit {}: cosine {alike}", index + 1);
-            assert!(off <= 1e-3 || !golden_kernels(), "{sample} exit {} is off by {off}", index + 1);
+            // Other architectures compute exponentials and sums in another order, and int8 rounding amplifies it.
+            assert!(
+                off <= 1e-3 || !cfg!(target_arch = "x86_64"),
+                "{sample} exit {} is off by {off}",
+                index + 1
+            );
         }
     }
 }

@@ -1,1 +1,43 @@
-//! The aggregator beside the broker.
+//! The aggregator beside the broker: it takes contributions in, cuts versions, publishes pointers and serves
+//! module files.
+//!
+//! [`Aggregator`] is a plain state machine over messages and a database: no socket, no clock, no thread. What
+//! it holds in memory can be rebuilt from the database at any time, so a restart between any two writes loses
+//! nothing and applies nothing twice. [`run`] is the thin edge with the broker's link and a timer.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `config` | `aggregator.toml` |
+//! | `settings` | what the core needs of it |
+//! | `journal` | the tables and their transactions |
+//! | `registry` | gateways: admission, presence |
+//! | `transfers` | contributions that arrive in pieces, in bounded memory |
+//! | `aggregator`, `intake`, `cut`, `blocks` | the core: dispatch, contributions, versions, module files |
+//! | `line` | a task's lineage as the core sees it |
+//! | `figures` | counters and `figures.json` |
+//! | `run` | link, timer, signals |
+//!
+//! Two cargo features build faults in on purpose, so that the crash tests can be seen to fail:
+//! `fault-ack-before-persist` and `fault-no-dedup`.
+
+mod aggregator;
+mod blocks;
+pub mod config;
+mod cut;
+mod figures;
+mod intake;
+mod journal;
+mod line;
+mod outgoing;
+mod registry;
+mod run;
+mod settings;
+mod transfers;
+
+pub use aggregator::{Aggregator, OpenError};
+pub use figures::{ContributionFigures, Figures, GatewayFigures, Heldout, TaskFigures};
+pub use journal::{GatewayRecord, JournalError};
+pub use line::lineage_id;
+pub use outgoing::{Note, Outgoing};
+pub use run::{RunError, run};
+pub use settings::{Admission, Settings, Task};

@@ -1,0 +1,232 @@
+//! Versions: close a round, cut a version, publish the pointer. In this order.
+
+use loadonce_delta::{Codec, decode_step};
+use loadonce_module::{Dtype, FileError, ModuleFile, Role};
+use loadonce_rounds::{
+    ContributionId, Decision, LineageEntry, Made, Open, StepTotals, VersionError, contributions_hash,
+    from_steps, from_sums,
+};
+use loadonce_trust::{encode_hex, hash};
+use loadonce_wire::Manifest;
+use thiserror::Error;
+
+use crate::aggregator::Aggregator;
+use crate::figures::Heldout;
+use crate::journal::{Cut, Journal, JournalError};
+use crate::line::{Line, Newest};
+use crate::outgoing::Outgoing;
+
+/// Why a round cannot become a version.
+#[derive(Debug, Error)]
+enum CutError {
+    #[error(transparent)]
+    Version(#[from] VersionError),
+    #[error("the module file cannot be written: {0}")]
+    File(#[from] FileError),
+    #[error("the lineage rests")]
+    Resting,
+}
+
+/// A version that is not written yet.
+struct Draft {
+    entry: LineageEntry,
+    module: Vec<u8>,
+    heldout: Option<Heldout>,
+}
+
+/// What a round collected.
+#[derive(Default)]
+struct Collected {
+    ids: Vec<ContributionId>,
+    heldout: (u64, f64, f64),
+}
+
+impl Collected {
+    fn note(&mut self, manifest: &Manifest) {
+        self.ids.push(ContributionId::of(manifest));
+        let (samples, before, after) = (
+            f64::from(manifest.heldout_samples),
+            f64::from(manifest.heldout_before),
+            f64::from(manifest.heldout_after),
+        );
+        if before.is_finite() && after.is_finite() {
+            self.heldout.0 += u64::from(manifest.heldout_samples);
+            self.heldout.1 += samples * before;
+            self.heldout.2 += samples * after;
+        }
+    }
+
+    fn gateways(&self) -> u32 {
+        let mut keys: Vec<_> = self.ids.iter().map(|id| id.key).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        keys.len() as u32
+    }
+
+    fn heldout(&self) -> Option<Heldout> {
+        let (samples, before, after) = self.heldout;
+        let mean = |total: f64| total / samples as f64;
+        (samples > 0).then(|| Heldout { samples, before: mean(before), after: mean(after) })
+    }
+}
+
+impl Aggregator {
+    pub(crate) fn close_rounds(&mut self, now_ms: u64) -> Result<Vec<Outgoing>, JournalError> {
+        let closing: Vec<String> = self
+            .lines
+            .iter()
+            .filter(|(_, line)| line.round.decide(now_ms) == Decision::Close)
+            .map(|(name, _)| name.clone())
+            .collect();
+        let mut out = Vec::new();
+        for name in closing {
+            out.extend(self.close(&name)?);
+        }
+        Ok(out)
+    }
+
+    fn close(&mut self, name: &str) -> Result<Option<Outgoing>, JournalError> {
+        let Some(line) = self.lines.get_mut(name) else { return Ok(None) };
+        let version = line.version() + 1;
+        tracing::info!(
+            target: "boundary", process = "aggregator", boundary = "round.closing",
+            task = name, version, contributions = line.round.contributions()
+        );
+        let draft = match draft(&self.journal, line)? {
+            Ok(draft) => draft,
+            Err(error) => {
+                line.round.block();
+                tracing::error!(task = name, version, %error, "no version can be cut; waiting for one more contribution");
+                return Ok(None);
+            }
+        };
+        let newest = Newest { entry: draft.entry, bytes: draft.module.len() as u32 };
+        let previous = line.newest.map(|newest| newest.entry.module);
+        let pointer = line.pointer_to(Some(newest), previous, line.pointer.serial + 1);
+        self.journal.cut(&Cut {
+            lineage: line.id,
+            entry: &draft.entry,
+            module: &draft.module,
+            pointer: &pointer,
+        })?;
+        tracing::info!(
+            target: "boundary", process = "aggregator", boundary = "round.committed",
+            task = name, version, hash = encode_hex(&draft.entry.module)
+        );
+        line.advance(Some(newest), previous);
+        line.pointer = pointer;
+        line.heldout = draft.heldout;
+        let LineageEntry { made, gateways, count, weight, .. } = draft.entry;
+        tracing::info!(
+            task = name, version, ?made, gateways, contributions = count, weight, bytes = newest.bytes,
+            next = ?line.round.open(), "version cut"
+        );
+        if let Some(Heldout { samples, before, after }) = draft.heldout {
+            tracing::info!(
+                task = name,
+                version,
+                samples,
+                before,
+                after,
+                "held-out loss of the round's gateways"
+            );
+        }
+        let Some(line) = self.lines.get(name) else { return Ok(None) };
+        Ok(Some(self.pointer_message(line)))
+    }
+}
+
+/// Makes the next version of `line` from what its round holds. The outcome depends on the set of contributions
+/// only, so a cut that a power failure undid is repeated bit for bit.
+fn draft(journal: &Journal, line: &Line) -> Result<Result<Draft, CutError>, JournalError> {
+    match line.round.open() {
+        Open::Sum => from_totals(journal, line),
+        Open::Step => from_round(journal, line),
+        Open::None => Ok(Err(CutError::Resting)),
+    }
+}
+
+fn from_totals(journal: &Journal, line: &Line) -> Result<Result<Draft, CutError>, JournalError> {
+    let mut collected = Collected::default();
+    warn_broken(line, journal.pending(&line.id, |pending| collected.note(&pending.manifest))?);
+    let Some(totals) = journal.totals(&line.id)? else { return Ok(Err(CutError::Resting)) };
+    let samples = totals.samples().max(0) as u64;
+    let params = from_sums(&line.task.shape, &totals, line.task.manifest.module.shrinkage);
+    Ok(params
+        .map_err(CutError::from)
+        .and_then(|params| finish(line, params, Made::FromSums, &collected, samples)))
+}
+
+fn from_round(journal: &Journal, line: &Line) -> Result<Result<Draft, CutError>, JournalError> {
+    let missing = |detail: String| JournalError::Corrupt { table: "modules", detail };
+    let Some(newest) = line.newest else { return Ok(Err(CutError::Resting)) };
+    let base = journal
+        .module(&newest.entry.module, ModuleFile::decode)?
+        .ok_or_else(|| missing(format!("the file of version {} is gone", newest.entry.version)))?
+        .map_err(|error| missing(error.to_string()))?;
+    let parameters = line.task.shape.parameters();
+    let max_weight = line.task.manifest.rounds.max_weight;
+    let mut totals = StepTotals::new(parameters);
+    let mut collected = Collected::default();
+    let mut unusable = 0;
+    let broken = journal.pending(&line.id, |pending| {
+        let step = Codec::from_number(pending.manifest.codec)
+            .and_then(|codec| decode_step(codec, pending.blob, parameters));
+        match step {
+            Ok(step) if totals.add(&step, pending.manifest.weight, max_weight).is_ok() => {
+                collected.note(&pending.manifest);
+            }
+            _ => unusable += 1,
+        }
+    })?;
+    warn_broken(line, broken + unusable);
+    let params = from_steps(&base.params, &totals);
+    Ok(params
+        .map_err(CutError::from)
+        .and_then(|params| finish(line, params, Made::FromSteps, &collected, totals.weight())))
+}
+
+/// Left out and, with the cut, deleted: a corrupt record must not stop the lineage for ever.
+fn warn_broken(line: &Line, broken: u64) {
+    if broken > 0 {
+        tracing::error!(
+            task = line.name(),
+            broken,
+            "contributions of the round do not read back and were left out"
+        );
+    }
+}
+
+fn finish(
+    line: &Line,
+    params: Vec<f32>,
+    made: Made,
+    collected: &Collected,
+    weight: u64,
+) -> Result<Draft, CutError> {
+    let version = line.version() + 1;
+    let file = ModuleFile {
+        task: line.name().to_owned(),
+        shape: line.task.shape,
+        classes: line.task.manifest.classes.clone(),
+        backbone: line.pointer.backbone.clone(),
+        version,
+        base: line.newest.map(|newest| encode_hex(&newest.entry.module)).unwrap_or_default(),
+        role: Role::Shared,
+        prior: Vec::new(),
+        params,
+    };
+    let module = file.encode(Dtype::F16)?;
+    let entry = LineageEntry {
+        made,
+        version,
+        parent: line.newest.map_or([0; 32], |newest| newest.entry.hash()),
+        module: hash(&module),
+        contributions: contributions_hash(collected.ids.iter().copied()),
+        count: collected.ids.len() as u32,
+        gateways: collected.gateways(),
+        weight,
+    };
+    let heldout = if made == Made::FromSteps { collected.heldout() } else { None };
+    Ok(Draft { entry, module, heldout })
+}

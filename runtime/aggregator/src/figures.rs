@@ -1,0 +1,138 @@
+//! Counters, and the figures a person or a program reads; keys are described in `docs/aggregator.md`.
+
+use std::collections::BTreeMap;
+
+use loadonce_control::Wants;
+use loadonce_wire::Reason;
+use serde::Serialize;
+
+/// What happened since this process started.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Counters {
+    pub(crate) sums: u64,
+    pub(crate) steps: u64,
+    pub(crate) duplicates: u64,
+    pub(crate) deferred: u64,
+    pub(crate) refused: BTreeMap<&'static str, u64>,
+    pub(crate) ignored: BTreeMap<&'static str, u64>,
+    pub(crate) blocks: u64,
+    pub(crate) block_bytes: u64,
+}
+
+impl Counters {
+    pub(crate) fn refuse(&mut self, reason: Reason) {
+        *self.refused.entry(reason.code()).or_default() += 1;
+    }
+
+    /// Counts a message that was dropped without an answer.
+    pub(crate) fn ignore(&mut self, why: &'static str) {
+        *self.ignored.entry(why).or_default() += 1;
+    }
+}
+
+/// Everything in `figures.json` but the link's part.
+#[derive(Debug, Clone, Serialize)]
+pub struct Figures {
+    /// Site.
+    pub site: String,
+    /// Public key of the aggregator, hexadecimal.
+    pub key: String,
+    /// Per task.
+    pub tasks: Vec<TaskFigures>,
+    /// Contributions since this process started.
+    pub contributions: ContributionFigures,
+    /// Messages dropped without an answer since this process started, by cause.
+    pub ignored: BTreeMap<&'static str, u64>,
+    /// Unfinished transfers.
+    pub transfers_open: usize,
+    /// Bytes reserved for them.
+    pub transfers_bytes: usize,
+    /// Transfers dropped to stay within the bounds, since this process started.
+    pub transfers_dropped: u64,
+    /// Frames of module files sent since this process started.
+    pub blocks: u64,
+    /// Bytes of module files sent since this process started.
+    pub block_bytes: u64,
+    /// Per gateway.
+    pub gateways: Vec<GatewayFigures>,
+}
+
+/// A task's part of the figures.
+#[derive(Debug, Clone, Serialize)]
+pub struct TaskFigures {
+    /// Task.
+    pub name: String,
+    /// Backbone fingerprint, hexadecimal.
+    pub backbone: String,
+    /// Newest version, which is also the number of closed rounds; 0 for none.
+    pub version: u64,
+    /// blake3 of its module file, hexadecimal.
+    pub hash: String,
+    /// Size of that file in bytes.
+    pub bytes: u32,
+    /// Serial of the pointer.
+    pub serial: u64,
+    /// What the open round takes.
+    pub wants: Wants,
+    /// Contributions in the open round.
+    pub round_contributions: usize,
+    /// Gateways in the open round.
+    pub round_gateways: usize,
+    /// Gateways that close it at once.
+    pub quorum: usize,
+    /// Samples in the totals.
+    pub samples: i64,
+    /// Gateways that contributed to each version, from version 1.
+    pub participants: Vec<u32>,
+    /// Held-out figures of the steps behind the newest version, if it was cut from steps by this process.
+    pub heldout: Option<Heldout>,
+}
+
+/// Mean held-out loss over the gateways of a round, weighted by their held-out samples.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Heldout {
+    /// Held-out samples.
+    pub samples: u64,
+    /// Loss of the base (nats).
+    pub before: f64,
+    /// Loss after local training (nats).
+    pub after: f64,
+}
+
+/// Contributions by outcome.
+#[derive(Debug, Clone, Serialize)]
+pub struct ContributionFigures {
+    /// Sums accepted.
+    pub sums: u64,
+    /// Steps accepted.
+    pub steps: u64,
+    /// Recognised as applied before.
+    pub duplicates: u64,
+    /// Not answered for want of room; the gateway sends them again.
+    pub deferred: u64,
+    /// Refused, by reason.
+    pub refused: BTreeMap<&'static str, u64>,
+}
+
+/// A gateway's part of the figures.
+#[derive(Debug, Clone, Serialize)]
+pub struct GatewayFigures {
+    /// Name.
+    pub name: String,
+    /// Key, hexadecimal; empty before the first accepted contribution.
+    pub key: String,
+    /// Whether it is up.
+    pub up: bool,
+    /// Incarnation of its newest birth.
+    pub incarnation: u64,
+    /// Version of its agent.
+    pub agent: String,
+    /// Contributions accepted, ever.
+    pub accepted: u64,
+    /// Bytes of their blobs.
+    pub blob_bytes: u64,
+    /// Seconds since this process last heard of it.
+    pub heard_s: Option<u64>,
+    /// Its newest report, as sent.
+    pub report: Option<serde_json::Value>,
+}

@@ -1,0 +1,308 @@
+//! Contributions: verify, decode within bounds, persist, acknowledge. In this order.
+
+use loadonce_delta::{Codec, DeltaError, decode_step, decode_sums};
+use loadonce_module::Sums;
+use loadonce_rounds::{ContributionId, Open, check_manifest, check_step};
+use loadonce_trust::{encode_hex, hash, verify};
+use loadonce_wire::chunks::split_first;
+use loadonce_wire::frame::FLAG_MANIFEST;
+use loadonce_wire::manifest::{self, signed_part};
+use loadonce_wire::{Ack, ContributionKind, Frame, Kind, Manifest, Reason, Status, TransferId, ack};
+
+use crate::aggregator::Aggregator;
+use crate::journal::{Intake, JournalError, Pending, Seen};
+use crate::outgoing::{Note, Outgoing};
+use crate::transfers::{Piece, Transfer};
+
+/// Contributions one round keeps. Beyond it they are left unanswered, so gateways keep them and try again.
+const MAX_PENDING: usize = 65_536;
+/// How long the fault keeps what it acknowledged in memory only.
+#[cfg(feature = "fault-ack-before-persist")]
+const WRITE_LATE_MS: u64 = 2000;
+
+/// What becomes of a contribution.
+enum Verdict {
+    /// It may be applied.
+    Take(Codec),
+    /// It is answered now.
+    Answer(Status, Reason),
+    /// It is left unanswered, and counted under this word: the gateway keeps it.
+    Leave(&'static str),
+}
+
+/// A contribution that passed every check.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    intake: Intake,
+    manifest: Manifest,
+    joins: bool,
+}
+
+impl Aggregator {
+    pub(crate) fn chunk(
+        &mut self,
+        gateway: &str,
+        frame: &Frame<'_>,
+        now_ms: u64,
+    ) -> Result<Vec<Outgoing>, JournalError> {
+        let first = frame.flags & FLAG_MANIFEST != 0;
+        let mut data = frame.payload;
+        if first {
+            let Some((encoded, rest)) = split_first(frame.flags, frame.payload) else {
+                return Ok(self.drop_chunk("malformed_chunk"));
+            };
+            let Ok(manifest) = Manifest::decode(encoded) else {
+                return Ok(self.drop_chunk("malformed_manifest"));
+            };
+            if !describes(frame, &manifest) {
+                return Ok(self.drop_chunk("malformed_chunk"));
+            }
+            let verdict = match self.authentic(gateway, encoded, &manifest) {
+                Ok(()) => self.admissible(&manifest)?,
+                Err(reason) => Verdict::Answer(Status::Refused, reason),
+            };
+            match verdict {
+                Verdict::Take(_) => {}
+                Verdict::Answer(status, reason) => {
+                    return Ok(vec![self.answer(gateway, &manifest, status, reason)]);
+                }
+                Verdict::Leave(why) => return Ok(self.defer(gateway, why)),
+            }
+            match self.transfers.begin(gateway, frame.transfer, manifest, encoded, now_ms) {
+                Ok(true) => data = rest,
+                Ok(false) | Err(_) => return Ok(self.drop_chunk("malformed_chunk")),
+            }
+        } else if frame.offset == 0 && frame.total > 0 {
+            return Ok(self.drop_chunk("malformed_chunk"));
+        }
+        let (total, offset) = (frame.total as usize, frame.offset as usize);
+        match self.transfers.insert(gateway, frame.transfer, total, offset, data, now_ms) {
+            Piece::Kept => Ok(Vec::new()),
+            Piece::Orphan => Ok(self.drop_chunk("orphan_chunk")),
+            Piece::Misfit => Ok(self.drop_chunk("misfit_chunk")),
+            Piece::Complete(transfer) => self.complete(*transfer, now_ms),
+        }
+    }
+
+    fn drop_chunk(&mut self, why: &'static str) -> Vec<Outgoing> {
+        self.counters.ignore(why);
+        Vec::new()
+    }
+
+    fn defer(&mut self, gateway: &str, why: &'static str) -> Vec<Outgoing> {
+        self.counters.deferred += 1;
+        tracing::warn!(gateway, why, "a contribution was left unanswered; the gateway keeps it");
+        Vec::new()
+    }
+
+    /// Signature first, then whether its key may speak for this gateway.
+    fn authentic(&self, gateway: &str, encoded: &[u8], manifest: &Manifest) -> Result<(), Reason> {
+        let (body, signature) = signed_part(encoded).map_err(|_| Reason::Malformed)?;
+        if !verify(&manifest.key, manifest::DOMAIN, body, &signature) {
+            return Err(Reason::BadSignature);
+        }
+        self.registry.admits(gateway, &manifest.key).map_err(|why| {
+            tracing::warn!(gateway, key = encode_hex(&manifest.key), why, "contribution refused");
+            Reason::UnknownGateway
+        })
+    }
+
+    /// Everything a manifest can be refused for without its blob. Whether it was applied before comes first:
+    /// what was taken stays taken, whatever the task wants by now.
+    fn admissible(&self, manifest: &Manifest) -> Result<Verdict, JournalError> {
+        match self.journal.seen(&ContributionId::of(manifest))? {
+            Seen::New => {}
+            Seen::Before => return Ok(Verdict::Answer(Status::Duplicate, Reason::None)),
+            Seen::OtherHash => return Ok(Verdict::Answer(Status::Refused, Reason::SequenceConflict)),
+            Seen::TooManyEpochs => return Ok(Verdict::Leave("too many epochs")),
+        }
+        let Some(line) = self.lines.get(manifest.task.as_str()) else {
+            return Ok(Verdict::Answer(Status::Refused, Reason::UnknownTask));
+        };
+        let step = manifest.kind == ContributionKind::Step;
+        Ok(match check_manifest(manifest, &line.expected()) {
+            Err(reason) => Verdict::Answer(Status::Refused, reason),
+            // One step per gateway and round, or its weight would not be bounded.
+            Ok(_) if step && line.round.has(&manifest.key) => {
+                Verdict::Answer(Status::Refused, Reason::RoundClosed)
+            }
+            Ok(_) if line.round.contributions() >= MAX_PENDING => Verdict::Leave("the round is full"),
+            Ok(codec) => Verdict::Take(codec),
+        })
+    }
+
+    fn complete(&mut self, transfer: Transfer, now_ms: u64) -> Result<Vec<Outgoing>, JournalError> {
+        let Transfer { gateway, manifest, encoded, blob, .. } = transfer;
+        if hash(&blob) != manifest.blob_hash {
+            return Ok(vec![self.answer(&gateway, &manifest, Status::Refused, Reason::Malformed)]);
+        }
+        // Asked again: a round may have closed while the pieces came in.
+        let codec = match self.admissible(&manifest)? {
+            Verdict::Take(codec) => codec,
+            Verdict::Answer(status, reason) => {
+                return Ok(vec![self.answer(&gateway, &manifest, status, reason)]);
+            }
+            Verdict::Leave(why) => return Ok(self.defer(&gateway, why)),
+        };
+        let sum = match self.decode(codec, &manifest, &blob) {
+            Ok(sum) => sum,
+            Err(reason) => return Ok(vec![self.answer(&gateway, &manifest, Status::Refused, reason)]),
+        };
+        let Some(line) = self.lines.get(manifest.task.as_str()) else { return Ok(Vec::new()) };
+        let joins = match manifest.kind {
+            ContributionKind::Sum => line.round.open() == Open::Sum,
+            ContributionKind::Step => true,
+        };
+        let kept_blob = if sum.is_some() { &[][..] } else { &blob };
+        let mut record = self.registry.record(&gateway);
+        record.key = encode_hex(&manifest.key);
+        record.accepted += 1;
+        record.blob_bytes += blob.len() as u64;
+        let intake = Intake {
+            lineage: line.id,
+            id: ContributionId::of(&manifest),
+            gateway: gateway.clone(),
+            record,
+            sum,
+            keep: joins.then(|| Pending::encode(&encoded, kept_blob)),
+        };
+        let accepted = Accepted { intake, manifest: manifest.clone(), joins };
+        #[cfg(feature = "fault-ack-before-persist")]
+        {
+            self.unwritten.push((now_ms + WRITE_LATE_MS, accepted));
+            Ok(vec![self.answer(&gateway, &manifest, Status::Accepted, Reason::None)])
+        }
+        #[cfg(not(feature = "fault-ack-before-persist"))]
+        {
+            let (status, reason) = match self.persist(accepted, now_ms)? {
+                Ok(()) => (Status::Accepted, Reason::None),
+                Err(reason) => (Status::Refused, reason),
+            };
+            Ok(vec![self.answer(&gateway, &manifest, status, reason)])
+        }
+    }
+
+    /// Decodes a blob whose signature and hash were checked; a sum is returned, a step is decoded once more when
+    /// its round closes.
+    fn decode(&self, codec: Codec, manifest: &Manifest, blob: &[u8]) -> Result<Option<Sums>, Reason> {
+        let line = self.lines.get(manifest.task.as_str()).ok_or(Reason::UnknownTask)?;
+        let shape = &line.task.shape;
+        match manifest.kind {
+            ContributionKind::Sum => {
+                let bytes = decode_sums(blob, manifest.raw_bytes as usize).map_err(|_| Reason::Malformed)?;
+                let sums = Sums::from_bytes(&bytes).map_err(|_| Reason::Malformed)?;
+                if sums.sizes() != (shape.exits, shape.features, shape.outputs) {
+                    return Err(Reason::WrongShape);
+                }
+                Ok(Some(sums))
+            }
+            ContributionKind::Step => {
+                let step = decode_step(codec, blob, shape.parameters()).map_err(|error| match error {
+                    DeltaError::NotFinite { .. } => Reason::NotFinite,
+                    _ => Reason::Malformed,
+                })?;
+                check_step(&step, line.task.manifest.rounds.max_norm)?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// The one durable transaction of a contribution; only afterwards may it be acknowledged.
+    fn persist(&mut self, accepted: Accepted, now_ms: u64) -> Result<Result<(), Reason>, JournalError> {
+        let Accepted { intake, manifest, joins } = accepted;
+        if let Err(error) = self.journal.accept(&intake)? {
+            tracing::warn!(gateway = intake.gateway, %error, "a sum cannot join the totals");
+            return Ok(Err(Reason::TooLarge));
+        }
+        tracing::info!(
+            target: "boundary", process = "aggregator", boundary = "intake.persisted",
+            gateway = intake.gateway, epoch = manifest.epoch, sequence = manifest.sequence, task = %manifest.task
+        );
+        self.registry.accepted(&intake.gateway, &manifest.key, intake.record, now_ms);
+        let kind = match manifest.kind {
+            ContributionKind::Sum => {
+                self.counters.sums += 1;
+                "sum"
+            }
+            ContributionKind::Step => {
+                self.counters.steps += 1;
+                "step"
+            }
+        };
+        if let Some(line) = self.lines.get_mut(manifest.task.as_str()) {
+            if joins {
+                line.round.join(manifest.key, now_ms);
+            }
+            tracing::info!(
+                gateway = intake.gateway, task = %manifest.task, kind, samples = manifest.weight,
+                bytes = manifest.blob_bytes, round = line.version() + 1,
+                gateways = line.round.gateways(), quorum = line.task.manifest.rounds.quorum,
+                "contribution accepted"
+            );
+        }
+        Ok(Ok(()))
+    }
+
+    #[cfg(feature = "fault-ack-before-persist")]
+    pub(crate) fn write_late(&mut self, now_ms: u64) -> Result<(), JournalError> {
+        let due = self.unwritten.partition_point(|(due, _)| *due <= now_ms);
+        for (_, accepted) in self.unwritten.drain(..due).collect::<Vec<_>>() {
+            // Nobody is left to hear of a refusal: that, too, is the fault.
+            let _refused = self.persist(accepted, now_ms)?;
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, gateway: &str, manifest: &Manifest, status: Status, reason: Reason) -> Outgoing {
+        match status {
+            Status::Accepted => {}
+            Status::Duplicate => {
+                self.counters.duplicates += 1;
+                tracing::info!(
+                    gateway, epoch = manifest.epoch, sequence = manifest.sequence, task = %manifest.task,
+                    "contribution was applied before"
+                );
+            }
+            Status::Refused => {
+                self.counters.refuse(reason);
+                tracing::warn!(
+                    gateway, epoch = manifest.epoch, sequence = manifest.sequence, task = %manifest.task,
+                    reason = reason.code(), "contribution refused"
+                );
+            }
+        }
+        let Manifest { key, epoch, sequence, blob_hash, .. } = *manifest;
+        let mut answer = Ack { key, epoch, sequence, blob_hash, status, reason, signature: [0; 64] };
+        let encoded = answer.encode();
+        let (body, _) = signed_part(&encoded).expect("an ack is longer than a signature");
+        answer.signature = self.identity.sign(ack::DOMAIN, body);
+        let frame = Frame {
+            kind: Kind::Ack,
+            flags: 0,
+            transfer: transfer_id(manifest),
+            epoch,
+            sequence,
+            offset: 0,
+            total: 0,
+            payload: &answer.encode(),
+        };
+        let note = Note::Acked { gateway: gateway.to_owned(), epoch, sequence, status };
+        self.down(gateway, &frame, Some(note))
+    }
+}
+
+/// The transfer id that a manifest implies.
+fn transfer_id(manifest: &Manifest) -> TransferId {
+    let mut id = [0; 16];
+    id.copy_from_slice(&hash(&manifest.transfer_seed())[..16]);
+    id
+}
+
+/// Whether a first chunk's header says what its manifest says.
+fn describes(frame: &Frame<'_>, manifest: &Manifest) -> bool {
+    frame.offset == 0
+        && frame.total == manifest.blob_bytes
+        && frame.epoch == manifest.epoch
+        && frame.sequence == manifest.sequence
+        && frame.transfer == transfer_id(manifest)
+}

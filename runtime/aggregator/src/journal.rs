@@ -1,0 +1,469 @@
+//! The tables and their transactions: one durable transaction per contribution, one per version.
+//!
+//! `docs/aggregator.md` lists the tables. Numbers in keys are big-endian so that the order of keys is the order
+//! of numbers.
+
+use loadonce_control::Pointer;
+use loadonce_module::{Sums, SumsError};
+use loadonce_rounds::{ContributionId, LineageEntry};
+use loadonce_store::redb::{self, ReadableTable, TableDefinition, WriteTransaction};
+use loadonce_store::{Database, StoreError};
+use loadonce_wire::Manifest;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+type Hash = [u8; 32];
+
+const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
+const GATEWAYS: TableDefinition<&str, &[u8]> = TableDefinition::new("gateways");
+const SEEN: TableDefinition<[u8; 48], Hash> = TableDefinition::new("seen");
+const EPOCHS: TableDefinition<[u8; 40], (u64, u64)> = TableDefinition::new("epochs");
+const PENDING: TableDefinition<[u8; 80], &[u8]> = TableDefinition::new("pending");
+const TOTALS: TableDefinition<Hash, &[u8]> = TableDefinition::new("totals");
+const VERSIONS: TableDefinition<[u8; 40], &[u8]> = TableDefinition::new("versions");
+const MODULES: TableDefinition<Hash, &[u8]> = TableDefinition::new("modules");
+const POINTERS: TableDefinition<&str, &[u8]> = TableDefinition::new("pointers");
+
+const FORMAT: u64 = 1;
+/// Applied sequences per gateway and epoch whose hash is remembered; an outbox holds 1,024 entries. Below the
+/// window every sequence counts as applied.
+pub(crate) const WINDOW: u64 = 4096;
+/// Epochs remembered per gateway: an agent opens one when it loses its store or is refused a sequence.
+pub(crate) const MAX_EPOCHS: usize = 256;
+/// Module files kept per lineage, the newest ones.
+pub(crate) const KEPT_MODULES: u64 = 8;
+
+/// What the journal cannot do.
+#[derive(Debug, Error)]
+pub enum JournalError {
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A record is not what was written.
+    #[error(
+        "table `{table}` of the aggregator's database holds a record that does not read back ({detail}); restore the state folder from a backup"
+    )]
+    Corrupt {
+        /// The table.
+        table: &'static str,
+        /// What does not fit.
+        detail: String,
+    },
+    /// Written by another version.
+    #[error(
+        "the aggregator's database has format {0}, this build reads format {FORMAT}; use the build that wrote it, or another state folder"
+    )]
+    Format(u64),
+}
+
+macro_rules! from_redb {
+    ($($kind:ty),+) => {$(
+        impl From<$kind> for JournalError {
+            fn from(error: $kind) -> Self {
+                Self::Store(error.into())
+            }
+        }
+    )+};
+}
+from_redb!(redb::TableError, redb::StorageError, redb::CommitError);
+
+fn corrupt(table: &'static str) -> impl Fn(&dyn std::fmt::Display) -> JournalError {
+    move |detail| JournalError::Corrupt { table, detail: detail.to_string() }
+}
+
+/// What is remembered of a gateway.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct GatewayRecord {
+    /// The key its contributions are signed with, hexadecimal; empty until the first accepted one.
+    pub key: String,
+    /// Incarnation of the newest birth.
+    pub incarnation: u64,
+    /// Whether that one is up.
+    pub up: bool,
+    /// Version of its agent.
+    pub agent: String,
+    /// Contributions accepted.
+    pub accepted: u64,
+    /// Bytes of their blobs.
+    pub blob_bytes: u64,
+}
+
+/// Whether a contribution was applied before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Seen {
+    New,
+    /// Applied, or below the window.
+    Before,
+    /// The sequence was applied with another hash.
+    OtherHash,
+    /// New, but the gateway has used up its epochs.
+    TooManyEpochs,
+}
+
+/// An accepted contribution, to be written in one transaction.
+#[derive(Debug)]
+pub(crate) struct Intake {
+    pub(crate) lineage: Hash,
+    pub(crate) id: ContributionId,
+    pub(crate) gateway: String,
+    pub(crate) record: GatewayRecord,
+    /// What is added to the totals.
+    pub(crate) sum: Option<Sums>,
+    /// What the open round keeps until it closes, see [`Pending`].
+    pub(crate) keep: Option<Vec<u8>>,
+}
+
+/// A contribution of the open round: u16 length, the encoded manifest, then a step's blob (a sum is in the
+/// totals already).
+pub(crate) struct Pending<'a> {
+    pub(crate) manifest: Manifest,
+    pub(crate) blob: &'a [u8],
+}
+
+impl<'a> Pending<'a> {
+    pub(crate) fn encode(manifest: &[u8], blob: &[u8]) -> Vec<u8> {
+        [&(manifest.len() as u16).to_le_bytes(), manifest, blob].concat()
+    }
+
+    fn decode(bytes: &'a [u8]) -> Option<Self> {
+        let (length, rest) = bytes.split_first_chunk::<2>()?;
+        let (manifest, blob) = rest.split_at_checked(usize::from(u16::from_le_bytes(*length)))?;
+        Some(Self { manifest: Manifest::decode(manifest).ok()?, blob })
+    }
+}
+
+/// A new version, to be written in one transaction.
+pub(crate) struct Cut<'a> {
+    pub(crate) lineage: Hash,
+    pub(crate) entry: &'a LineageEntry,
+    pub(crate) module: &'a [u8],
+    pub(crate) pointer: &'a Pointer,
+}
+
+#[derive(Debug)]
+pub(crate) struct Journal {
+    database: Database,
+}
+
+impl Journal {
+    /// Opens the tables, creating them in an empty database.
+    pub(crate) fn open(database: Database) -> Result<Self, JournalError> {
+        let tx = database.begin_write()?;
+        {
+            let mut meta = tx.open_table(META)?;
+            let format = meta.get("format")?.map(|value| value.value());
+            match format {
+                Some(FORMAT) => {}
+                Some(other) => return Err(JournalError::Format(other)),
+                None => {
+                    meta.insert("format", FORMAT)?;
+                }
+            }
+            tx.open_table(GATEWAYS)?;
+            tx.open_table(SEEN)?;
+            tx.open_table(EPOCHS)?;
+            tx.open_table(PENDING)?;
+            tx.open_table(TOTALS)?;
+            tx.open_table(VERSIONS)?;
+            tx.open_table(MODULES)?;
+            tx.open_table(POINTERS)?;
+        }
+        tx.commit()?;
+        Ok(Self { database })
+    }
+
+    pub(crate) fn gateways(&self) -> Result<Vec<(String, GatewayRecord)>, JournalError> {
+        let table = self.database.begin_read()?.open_table(GATEWAYS)?;
+        let mut out = Vec::new();
+        for row in table.range::<&str>(..)? {
+            let (name, record) = row?;
+            let record = serde_json::from_slice(record.value()).map_err(|e| corrupt("gateways")(&e))?;
+            out.push((name.value().to_owned(), record));
+        }
+        Ok(out)
+    }
+
+    pub(crate) fn put_gateway(&self, name: &str, record: &GatewayRecord) -> Result<(), JournalError> {
+        let tx = self.database.begin_write()?;
+        put_gateway(&tx, name, record)?;
+        Ok(tx.commit()?)
+    }
+
+    pub(crate) fn seen(&self, id: &ContributionId) -> Result<Seen, JournalError> {
+        if cfg!(feature = "fault-no-dedup") {
+            return Ok(Seen::New);
+        }
+        let tx = self.database.begin_read()?;
+        let applied = tx.open_table(SEEN)?.get(sequence_key(id))?.map(|hash| hash.value());
+        match applied {
+            Some(hash) if hash == id.blob_hash => return Ok(Seen::Before),
+            Some(_) => return Ok(Seen::OtherHash),
+            None => {}
+        }
+        let epochs = tx.open_table(EPOCHS)?;
+        if let Some(floor) = epochs.get(epoch_key(id))? {
+            return Ok(if id.sequence <= floor.value().0 { Seen::Before } else { Seen::New });
+        }
+        let (first, last) = (numbered(&id.key, 0), numbered(&id.key, u64::MAX));
+        let known = epochs.range(first..=last)?.count();
+        Ok(if known < MAX_EPOCHS { Seen::New } else { Seen::TooManyEpochs })
+    }
+
+    /// Writes an accepted contribution; the inner error is a sum that cannot join the totals, and then nothing
+    /// was written.
+    pub(crate) fn accept(&self, intake: &Intake) -> Result<Result<(), SumsError>, JournalError> {
+        let tx = self.database.begin_write()?;
+        if let Some(sum) = &intake.sum {
+            let mut table = tx.open_table(TOTALS)?;
+            let stored = table.get(intake.lineage)?.map(|bytes| Sums::from_bytes(bytes.value()));
+            let totals = match stored.transpose().map_err(|e| corrupt("totals")(&e))? {
+                Some(mut totals) => {
+                    if let Err(error) = totals.merge(sum) {
+                        return Ok(Err(error));
+                    }
+                    totals
+                }
+                None => sum.clone(),
+            };
+            table.insert(intake.lineage, totals.to_bytes().as_slice())?;
+        }
+        mark_seen(&tx, &intake.id)?;
+        if let Some(keep) = &intake.keep {
+            tx.open_table(PENDING)?.insert(pending_key(&intake.lineage, &intake.id), keep.as_slice())?;
+        }
+        put_gateway(&tx, &intake.gateway, &intake.record)?;
+        tx.commit()?;
+        Ok(Ok(()))
+    }
+
+    /// Hands every contribution of the open round to `take`, in the order of their identities; counts those that
+    /// do not read back.
+    pub(crate) fn pending(
+        &self,
+        lineage: &Hash,
+        mut take: impl FnMut(Pending<'_>),
+    ) -> Result<u64, JournalError> {
+        let table = self.database.begin_read()?.open_table(PENDING)?;
+        let mut broken = 0;
+        for row in table.range(pending_range(lineage))? {
+            match Pending::decode(row?.1.value()) {
+                Some(pending) => take(pending),
+                None => broken += 1,
+            }
+        }
+        Ok(broken)
+    }
+
+    pub(crate) fn totals(&self, lineage: &Hash) -> Result<Option<Sums>, JournalError> {
+        let table = self.database.begin_read()?.open_table(TOTALS)?;
+        let bytes = table.get(lineage)?;
+        bytes.map(|bytes| Sums::from_bytes(bytes.value()).map_err(|e| corrupt("totals")(&e))).transpose()
+    }
+
+    /// The version with this number.
+    pub(crate) fn version(&self, lineage: &Hash, version: u64) -> Result<Option<LineageEntry>, JournalError> {
+        let table = self.database.begin_read()?.open_table(VERSIONS)?;
+        let entry = table.get(numbered(lineage, version))?;
+        entry.map(|entry| decode_entry(entry.value())).transpose()
+    }
+
+    /// The newest version.
+    pub(crate) fn newest(&self, lineage: &Hash) -> Result<Option<LineageEntry>, JournalError> {
+        let table = self.database.begin_read()?.open_table(VERSIONS)?;
+        let last = table.range(numbered(lineage, 0)..=numbered(lineage, u64::MAX))?.next_back();
+        last.map(|row| decode_entry(row?.1.value())).transpose()
+    }
+
+    pub(crate) fn lineage(&self, lineage: &Hash) -> Result<Vec<LineageEntry>, JournalError> {
+        let table = self.database.begin_read()?.open_table(VERSIONS)?;
+        let rows = table.range(numbered(lineage, 0)..=numbered(lineage, u64::MAX))?;
+        rows.map(|row| decode_entry(row?.1.value())).collect()
+    }
+
+    /// Runs `take` on a module file's bytes; `None` for an unknown or forgotten one.
+    pub(crate) fn module<T>(
+        &self,
+        hash: &Hash,
+        take: impl FnOnce(&[u8]) -> T,
+    ) -> Result<Option<T>, JournalError> {
+        let table = self.database.begin_read()?.open_table(MODULES)?;
+        let bytes = table.get(hash)?;
+        Ok(bytes.map(|bytes| take(bytes.value())))
+    }
+
+    pub(crate) fn pointer(&self, task: &str) -> Result<Option<Pointer>, JournalError> {
+        let table = self.database.begin_read()?.open_table(POINTERS)?;
+        let text = table.get(task)?;
+        text.map(|text| serde_json::from_slice(text.value()).map_err(|e| corrupt("pointers")(&e))).transpose()
+    }
+
+    pub(crate) fn put_pointer(&self, pointer: &Pointer) -> Result<(), JournalError> {
+        let tx = self.database.begin_write()?;
+        put_pointer(&tx, pointer)?;
+        Ok(tx.commit()?)
+    }
+
+    /// Writes a version with its module file and pointer and consumes the round's contributions.
+    pub(crate) fn cut(&self, cut: &Cut<'_>) -> Result<(), JournalError> {
+        let tx = self.database.begin_write()?;
+        {
+            let mut versions = tx.open_table(VERSIONS)?;
+            versions.insert(numbered(&cut.lineage, cut.entry.version), cut.entry.encode().as_slice())?;
+            let mut modules = tx.open_table(MODULES)?;
+            modules.insert(cut.entry.module, cut.module)?;
+            if let Some(old) = cut.entry.version.checked_sub(KEPT_MODULES)
+                && let Some(entry) = versions.get(numbered(&cut.lineage, old))?
+            {
+                modules.remove(decode_entry(entry.value())?.module)?;
+            }
+            tx.open_table(PENDING)?.retain_in(pending_range(&cut.lineage), |_, _| false)?;
+        }
+        put_pointer(&tx, cut.pointer)?;
+        Ok(tx.commit()?)
+    }
+}
+
+fn put_gateway(tx: &WriteTransaction, name: &str, record: &GatewayRecord) -> Result<(), JournalError> {
+    let text = serde_json::to_vec(record).expect("a record of strings and numbers always serializes");
+    tx.open_table(GATEWAYS)?.insert(name, text.as_slice())?;
+    Ok(())
+}
+
+fn put_pointer(tx: &WriteTransaction, pointer: &Pointer) -> Result<(), JournalError> {
+    let text = serde_json::to_vec(pointer).expect("a pointer of strings and numbers always serializes");
+    tx.open_table(POINTERS)?.insert(pointer.task.as_str(), text.as_slice())?;
+    Ok(())
+}
+
+/// Remembers an identity; beyond the window the lowest sequence makes room and becomes the floor.
+fn mark_seen(tx: &WriteTransaction, id: &ContributionId) -> Result<(), JournalError> {
+    let mut seen = tx.open_table(SEEN)?;
+    let mut epochs = tx.open_table(EPOCHS)?;
+    let (mut floor, mut kept) = epochs.get(epoch_key(id))?.map_or((0, 0), |row| row.value());
+    if seen.insert(sequence_key(id), id.blob_hash)?.is_none() {
+        kept += 1;
+    }
+    while kept > WINDOW {
+        let lowest = ContributionId { sequence: 0, ..*id };
+        let highest = ContributionId { sequence: u64::MAX, ..*id };
+        let first = seen.range(sequence_key(&lowest)..=sequence_key(&highest))?.next();
+        let Some(key) = first.transpose()?.map(|row| row.0.value()) else { break };
+        seen.remove(key)?;
+        let mut sequence = [0; 8];
+        sequence.copy_from_slice(&key[40..]);
+        floor = floor.max(u64::from_be_bytes(sequence));
+        kept -= 1;
+    }
+    epochs.insert(epoch_key(id), (floor, kept))?;
+    Ok(())
+}
+
+fn decode_entry(bytes: &[u8]) -> Result<LineageEntry, JournalError> {
+    LineageEntry::decode(bytes).map_err(|e| corrupt("versions")(&e))
+}
+
+fn numbered(hash: &Hash, number: u64) -> [u8; 40] {
+    let mut key = [0; 40];
+    key[..32].copy_from_slice(hash);
+    key[32..].copy_from_slice(&number.to_be_bytes());
+    key
+}
+
+fn epoch_key(id: &ContributionId) -> [u8; 40] {
+    numbered(&id.key, id.epoch)
+}
+
+fn sequence_key(id: &ContributionId) -> [u8; 48] {
+    let mut key = [0; 48];
+    key[..40].copy_from_slice(&epoch_key(id));
+    key[40..].copy_from_slice(&id.sequence.to_be_bytes());
+    key
+}
+
+fn pending_key(lineage: &Hash, id: &ContributionId) -> [u8; 80] {
+    let mut key = [0; 80];
+    key[..32].copy_from_slice(lineage);
+    key[32..].copy_from_slice(&sequence_key(id));
+    key
+}
+
+fn pending_range(lineage: &Hash) -> std::ops::RangeInclusive<[u8; 80]> {
+    let (mut first, mut last) = ([0; 80], [0xff; 80]);
+    first[..32].copy_from_slice(lineage);
+    last[..32].copy_from_slice(lineage);
+    first..=last
+}
+
+#[cfg(test)]
+mod tests {
+    use loadonce_store::crash::PowerCutDisk;
+
+    use super::*;
+
+    fn journal() -> Journal {
+        Journal::open(Database::open_with(PowerCutDisk::new(), 1024 * 1024).unwrap()).unwrap()
+    }
+
+    fn intake(epoch: u64, sequence: u64, hash: u8) -> Intake {
+        Intake {
+            lineage: [1; 32],
+            id: ContributionId { key: [2; 32], epoch, sequence, blob_hash: [hash; 32] },
+            gateway: "g".into(),
+            record: GatewayRecord::default(),
+            sum: None,
+            keep: None,
+        }
+    }
+
+    #[test]
+    #[cfg(not(feature = "fault-no-dedup"))]
+    fn the_window_is_bounded_and_never_forgets_what_was_applied() {
+        let journal = journal();
+        let tx = journal.database.begin_write().unwrap();
+        for sequence in 1..=WINDOW + 10 {
+            mark_seen(&tx, &intake(7, sequence, 3).id).unwrap();
+        }
+        tx.commit().unwrap();
+        let seen = |sequence, hash| journal.seen(&intake(7, sequence, hash).id).unwrap();
+        for sequence in [1, 10, 11, WINDOW + 10] {
+            assert_eq!(seen(sequence, 3), Seen::Before, "{sequence}");
+        }
+        assert_eq!(seen(WINDOW + 11, 3), Seen::New);
+        assert_eq!(seen(WINDOW + 10, 4), Seen::OtherHash);
+        assert_eq!(journal.seen(&intake(8, 1, 3).id).unwrap(), Seen::New);
+        let rows = journal.database.begin_read().unwrap().open_table(SEEN).unwrap();
+        assert_eq!(rows.range::<[u8; 48]>(..).unwrap().count() as u64, WINDOW);
+    }
+
+    #[test]
+    #[cfg(not(feature = "fault-no-dedup"))]
+    fn epochs_are_bounded() {
+        let journal = journal();
+        for epoch in 0..MAX_EPOCHS as u64 {
+            journal.accept(&intake(epoch, 1, 3)).unwrap().unwrap();
+        }
+        assert_eq!(journal.seen(&intake(0, 2, 3).id).unwrap(), Seen::New);
+        assert_eq!(journal.seen(&intake(MAX_EPOCHS as u64, 1, 3).id).unwrap(), Seen::TooManyEpochs);
+    }
+
+    #[test]
+    fn a_sum_that_does_not_fit_changes_nothing() {
+        let journal = journal();
+        let sum = |outputs| Some(Sums::zero(1, 2, outputs).unwrap());
+        journal.accept(&Intake { sum: sum(2), ..intake(1, 1, 1) }).unwrap().unwrap();
+        assert!(journal.accept(&Intake { sum: sum(3), ..intake(1, 2, 1) }).unwrap().is_err());
+        assert_eq!(journal.totals(&[1; 32]).unwrap(), sum(2));
+        let rows = journal.database.begin_read().unwrap().open_table(SEEN).unwrap();
+        assert_eq!(rows.range::<[u8; 48]>(..).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_database_of_another_format_is_refused() {
+        let disk = PowerCutDisk::new();
+        let database = Database::open_with(disk.clone(), 1024 * 1024).unwrap();
+        let tx = database.begin_write().unwrap();
+        tx.open_table(META).unwrap().insert("format", 2).unwrap();
+        tx.commit().unwrap();
+        assert!(matches!(Journal::open(database), Err(JournalError::Format(2))));
+    }
+}

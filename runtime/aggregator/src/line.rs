@@ -1,0 +1,133 @@
+//! A task's lineage as the core sees it. Everything here is derived from settings and journal.
+
+use loadonce_control::{Pointer, Stable, Wants};
+use loadonce_module::Sums;
+use loadonce_rounds::{Expected, LineageEntry, Open, Round, Rules, opening};
+use loadonce_trust::{encode_hex, hash};
+
+use crate::figures::Heldout;
+use crate::settings::Task;
+
+/// Names a lineage: a task on one backbone with one shape and class list.
+pub fn lineage_id(task: &str, backbone: &[u8; 32], shape: &[u8; 32]) -> [u8; 32] {
+    let length = [task.len() as u8];
+    hash(&[b"loadonce lineage v1\0", &length[..], task.as_bytes(), backbone, shape].concat())
+}
+
+/// The newest version.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Newest {
+    pub(crate) entry: LineageEntry,
+    /// Size of its module file.
+    pub(crate) bytes: u32,
+}
+
+#[derive(Debug)]
+pub(crate) struct Line {
+    pub(crate) task: Task,
+    pub(crate) id: [u8; 32],
+    pub(crate) shape: [u8; 32],
+    sum_bytes: usize,
+    pub(crate) newest: Option<Newest>,
+    /// Hash of the module file before the newest one.
+    pub(crate) previous: Option<[u8; 32]>,
+    pub(crate) round: Round,
+    pub(crate) pointer: Pointer,
+    /// Held-out figures that came with the steps of the newest version, since this process started.
+    pub(crate) heldout: Option<Heldout>,
+}
+
+impl Line {
+    pub(crate) fn new(site: &str, task: Task, newest: Option<Newest>, previous: Option<[u8; 32]>) -> Self {
+        let backbone = encode_hex(&task.backbone);
+        let shape = task.shape.fingerprint(&task.manifest.classes, &backbone);
+        let id = lineage_id(&task.manifest.name, &task.backbone, &shape);
+        let (exits, features, outputs) = (task.shape.exits, task.shape.features, task.shape.outputs);
+        let sum_bytes = Sums::zero(exits, features, outputs).map_or(0, |zero| zero.to_bytes().len());
+        let pointer = Pointer {
+            site: site.to_owned(),
+            task: task.manifest.name.clone(),
+            backbone,
+            shape: encode_hex(&shape),
+            serial: 0,
+            wants: Wants::None,
+            stable: None,
+        };
+        let mut line = Self {
+            round: Round::new(Open::None, rules(&task)),
+            task,
+            id,
+            shape,
+            sum_bytes,
+            newest: None,
+            previous: None,
+            pointer,
+            heldout: None,
+        };
+        line.advance(newest, previous);
+        line
+    }
+
+    /// Takes over a new newest version and opens the round that follows it. The pointer's serial stays.
+    pub(crate) fn advance(&mut self, newest: Option<Newest>, previous: Option<[u8; 32]>) {
+        self.newest = newest;
+        self.previous = previous;
+        self.round = Round::new(self.opens_after(self.version()), rules(&self.task));
+        self.pointer = self.pointer_to(newest, previous, self.pointer.serial);
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.task.manifest.name
+    }
+
+    /// The newest version; 0 for none.
+    pub(crate) fn version(&self) -> u64 {
+        self.newest.map_or(0, |newest| newest.entry.version)
+    }
+
+    pub(crate) fn opens_after(&self, version: u64) -> Open {
+        opening(self.task.shape.recipe, version, self.task.manifest.rounds.steps)
+    }
+
+    /// What a contribution is checked against.
+    pub(crate) fn expected(&self) -> Expected {
+        Expected {
+            backbone: self.task.backbone,
+            shape: self.shape,
+            base: self.newest.map(|newest| (newest.entry.version, newest.entry.module)),
+            open: self.round.open(),
+            parameters: self.task.shape.parameters(),
+            sum_bytes: self.sum_bytes,
+        }
+    }
+
+    /// The pointer that says `newest`.
+    pub(crate) fn pointer_to(
+        &self,
+        newest: Option<Newest>,
+        previous: Option<[u8; 32]>,
+        serial: u64,
+    ) -> Pointer {
+        let stable = newest.map(|Newest { entry, bytes }| Stable {
+            version: entry.version,
+            hash: encode_hex(&entry.module),
+            bytes,
+            base: previous.map(|hash| encode_hex(&hash)).unwrap_or_default(),
+        });
+        let wants = match self.opens_after(newest.map_or(0, |newest| newest.entry.version)) {
+            Open::Sum => Wants::Sum,
+            Open::Step => Wants::Step,
+            Open::None => Wants::None,
+        };
+        Pointer { serial, wants, stable, ..self.pointer.clone() }
+    }
+}
+
+fn rules(task: &Task) -> Rules {
+    let policy = &task.manifest.rounds;
+    Rules {
+        quorum: policy.quorum,
+        minimum: policy.minimum,
+        deadline_ms: (policy.deadline_s > 0).then(|| policy.deadline_s.saturating_mul(1000)),
+    }
+}

@@ -1,0 +1,284 @@
+//! Gateways: who is admitted, who is up.
+
+use std::collections::{BTreeMap, HashMap};
+
+use loadonce_control::Presence;
+use loadonce_trust::{PublicKey, decode_hex, encode_hex};
+
+use crate::journal::{GatewayRecord, Journal, JournalError};
+use crate::settings::{Admission, Settings};
+
+/// Most gateways of a site.
+pub(crate) const MAX_GATEWAYS: usize = 4096;
+/// Largest report kept per gateway in bytes.
+const MAX_REPORT: usize = 8 * 1024;
+/// Module bytes a gateway may ask for at once, and per second after that: some large modules, or many repeats
+/// of a usual one.
+const BURST_BYTES: u64 = 8 * 1024 * 1024;
+const BYTES_PER_SECOND: u64 = 512 * 1024;
+
+#[derive(Debug, Default)]
+pub(crate) struct Gateway {
+    pub(crate) record: GatewayRecord,
+    /// When it was last heard, by this process.
+    pub(crate) heard_ms: Option<u64>,
+    /// Its newest figures.
+    pub(crate) report: Option<serde_json::Value>,
+    /// Bytes taken out of its allowance, and when that was reckoned.
+    spent: (u64, u64),
+}
+
+impl Gateway {
+    /// Takes `bytes` out of the allowance if it holds them.
+    fn spend(&mut self, bytes: u64, now_ms: u64) -> bool {
+        let (spent, at) = self.spent;
+        let regained = now_ms.saturating_sub(at).saturating_mul(BYTES_PER_SECOND) / 1000;
+        let spent = spent.saturating_sub(regained) + bytes;
+        if spent > BURST_BYTES {
+            return false;
+        }
+        self.spent = (spent, now_ms);
+        true
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Registry {
+    admission: Admission,
+    listed: BTreeMap<String, PublicKey>,
+    gateways: BTreeMap<String, Gateway>,
+    /// Which name a key is bound to.
+    owners: HashMap<PublicKey, String>,
+}
+
+/// What a message on a state topic led to.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum PresenceOutcome {
+    /// Noted.
+    Noted,
+    /// The will of an incarnation that is gone: a newer one is up.
+    StaleWill,
+    /// Not a presence.
+    Malformed,
+    /// Not a gateway of this site.
+    NotAdmitted,
+}
+
+impl Registry {
+    pub(crate) fn open(settings: &Settings, journal: &Journal) -> Result<Self, JournalError> {
+        let mut registry = Self {
+            admission: settings.admission,
+            listed: settings.gateways.clone(),
+            gateways: BTreeMap::new(),
+            owners: settings.gateways.iter().map(|(name, key)| (*key, name.clone())).collect(),
+        };
+        for (name, record) in journal.gateways()? {
+            if let Some(key) = decode_hex(&record.key) {
+                registry.owners.entry(key).or_insert_with(|| name.clone());
+            }
+            registry.gateways.insert(name, Gateway { record, ..Gateway::default() });
+        }
+        for name in settings.gateways.keys() {
+            registry.gateways.entry(name.clone()).or_default();
+        }
+        Ok(registry)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&String, &Gateway)> {
+        self.gateways.iter()
+    }
+
+    pub(crate) fn record(&self, name: &str) -> GatewayRecord {
+        self.gateways.get(name).map(|gateway| gateway.record.clone()).unwrap_or_default()
+    }
+
+    /// Whether a contribution that `key` signed may come from `name`; otherwise why not, for the log.
+    pub(crate) fn admits(&self, name: &str, key: &PublicKey) -> Result<(), &'static str> {
+        if let Some(listed) = self.listed.get(name) {
+            return if listed == key {
+                Ok(())
+            } else {
+                Err("the configuration lists another key for this name")
+            };
+        }
+        if self.admission == Admission::Listed {
+            return Err("the configuration does not list this name; add it under `gateways`");
+        }
+        if let Some(owner) = self.owners.get(key) {
+            return if owner == name { Ok(()) } else { Err("this key belongs to another name") };
+        }
+        match self.gateways.get(name) {
+            Some(gateway) if !gateway.record.key.is_empty() => {
+                Err("this name is bound to another key; list name and key under `gateways` to replace it")
+            }
+            Some(_) => Ok(()),
+            None if self.gateways.len() < MAX_GATEWAYS => Ok(()),
+            None => Err("the registry is full"),
+        }
+    }
+
+    /// Takes over the record that was written with an accepted contribution.
+    pub(crate) fn accepted(&mut self, name: &str, key: &PublicKey, record: GatewayRecord, now_ms: u64) {
+        self.owners.insert(*key, name.to_owned());
+        let gateway = self.gateways.entry(name.to_owned()).or_default();
+        gateway.record = record;
+        gateway.heard_ms = Some(now_ms);
+    }
+
+    /// Notes that a known gateway was heard.
+    pub(crate) fn heard(&mut self, name: &str, now_ms: u64) {
+        if let Some(gateway) = self.gateways.get_mut(name) {
+            gateway.heard_ms = Some(now_ms);
+        }
+    }
+
+    /// Keeps a known gateway's figures; false where they are none.
+    pub(crate) fn report(&mut self, name: &str, payload: &[u8]) -> bool {
+        let Some(gateway) = self.gateways.get_mut(name) else { return false };
+        if payload.len() > MAX_REPORT {
+            return false;
+        }
+        match serde_json::from_slice::<serde_json::Value>(payload) {
+            Ok(report) if report.is_object() => {
+                gateway.report = Some(report);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether `name` may have `bytes` of module files now.
+    pub(crate) fn spend(&mut self, name: &str, bytes: u64, now_ms: u64) -> Option<bool> {
+        self.make_room(name)?;
+        Some(self.gateways.entry(name.to_owned()).or_default().spend(bytes, now_ms))
+    }
+
+    /// Whether `name` is known or may become so.
+    fn make_room(&self, name: &str) -> Option<()> {
+        let open = self.admission == Admission::FirstUse && self.gateways.len() < MAX_GATEWAYS;
+        (self.gateways.contains_key(name) || open).then_some(())
+    }
+
+    /// A birth or a last will. A will counts only for the newest incarnation that was born: a broker may
+    /// publish an older one's long after its successor came up.
+    pub(crate) fn presence(
+        &mut self,
+        journal: &Journal,
+        name: &str,
+        payload: &[u8],
+        now_ms: u64,
+    ) -> Result<PresenceOutcome, JournalError> {
+        let Ok(presence) = serde_json::from_slice::<Presence>(payload) else {
+            return Ok(PresenceOutcome::Malformed);
+        };
+        if self.make_room(name).is_none() {
+            return Ok(PresenceOutcome::NotAdmitted);
+        }
+        let gateway = self.gateways.entry(name.to_owned()).or_default();
+        let mut record = gateway.record.clone();
+        record.up = matches!(presence, Presence::Up { .. });
+        match presence {
+            Presence::Up { incarnation, version, key, .. } => {
+                record.incarnation = incarnation;
+                record.agent = version.chars().take(64).collect();
+                gateway.heard_ms = Some(now_ms);
+                let expected = self.listed.get(name).map(|key| encode_hex(key)).unwrap_or(record.key.clone());
+                if !expected.is_empty() && !expected.eq_ignore_ascii_case(&key) {
+                    tracing::warn!(
+                        gateway = name,
+                        expected,
+                        key,
+                        "the gateway announces another key; its contributions will be refused until it is listed"
+                    );
+                }
+            }
+            Presence::Down { incarnation } if incarnation < record.incarnation => {
+                return Ok(PresenceOutcome::StaleWill);
+            }
+            Presence::Down { .. } => {}
+        }
+        if record != gateway.record {
+            journal.put_gateway(name, &record)?;
+            tracing::info!(gateway = name, up = record.up, incarnation = record.incarnation, "gateway");
+            gateway.record = record;
+        }
+        Ok(PresenceOutcome::Noted)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use loadonce_store::Database;
+    use loadonce_store::crash::PowerCutDisk;
+
+    use super::*;
+
+    fn settings(admission: Admission) -> Settings {
+        let gateways = BTreeMap::from([("listed".to_owned(), [1; 32])]);
+        Settings { site: "s".into(), admission, gateways, tasks: Vec::new() }
+    }
+
+    fn open(admission: Admission) -> (Registry, Journal) {
+        let journal = Journal::open(Database::open_with(PowerCutDisk::new(), 1024 * 1024).unwrap()).unwrap();
+        (Registry::open(&settings(admission), &journal).unwrap(), journal)
+    }
+
+    fn record(key: u8) -> GatewayRecord {
+        GatewayRecord { key: encode_hex(&[key; 32]), ..GatewayRecord::default() }
+    }
+
+    #[test]
+    fn listed_names_need_their_key_and_others_are_refused() {
+        let (registry, _) = open(Admission::Listed);
+        assert!(registry.admits("listed", &[1; 32]).is_ok());
+        assert!(registry.admits("listed", &[2; 32]).is_err());
+        assert!(registry.admits("other", &[2; 32]).is_err());
+    }
+
+    #[test]
+    fn first_use_binds_name_and_key_for_good() {
+        let (mut registry, journal) = open(Admission::FirstUse);
+        assert!(registry.admits("new", &[2; 32]).is_ok());
+        registry.accepted("new", &[2; 32], record(2), 0);
+        journal.put_gateway("new", &record(2)).unwrap();
+        let reopened = Registry::open(&settings(Admission::FirstUse), &journal).unwrap();
+        for registry in [registry, reopened] {
+            assert!(registry.admits("new", &[2; 32]).is_ok());
+            assert!(registry.admits("new", &[3; 32]).is_err());
+            assert!(registry.admits("thief", &[2; 32]).is_err());
+            assert!(registry.admits("thief", &[1; 32]).is_err());
+            assert!(registry.admits("third", &[3; 32]).is_ok());
+        }
+    }
+
+    #[test]
+    fn invariant_03_the_registry_is_bounded() {
+        let (mut registry, journal) = open(Admission::FirstUse);
+        for i in 0..MAX_GATEWAYS {
+            registry.accepted(&format!("g{i}"), &[7; 32], record(7), 0);
+        }
+        assert!(registry.admits("more", &[9; 32]).is_err());
+        let birth = br#"{"state":"down","incarnation":1}"#;
+        assert_eq!(registry.presence(&journal, "more", birth, 0).unwrap(), PresenceOutcome::NotAdmitted);
+        assert_eq!(registry.spend("more", 1, 0), None);
+    }
+
+    #[test]
+    fn module_bytes_are_rationed() {
+        let mut gateway = Gateway::default();
+        assert!(gateway.spend(BURST_BYTES, 0));
+        assert!(!gateway.spend(1, 0));
+        assert!(gateway.spend(BYTES_PER_SECOND, 1000));
+        assert!(!gateway.spend(1, 1000));
+        assert!(gateway.spend(BURST_BYTES, 10_000_000));
+    }
+
+    #[test]
+    fn reports_are_bounded_objects_of_known_gateways() {
+        let (mut registry, _) = open(Admission::Listed);
+        assert!(registry.report("listed", br#"{"rss_mb":12}"#));
+        assert!(!registry.report("listed", b"[1]"));
+        assert!(!registry.report("listed", &[b' '; MAX_REPORT + 1]));
+        assert!(!registry.report("other", b"{}"));
+    }
+}

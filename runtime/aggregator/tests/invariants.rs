@@ -1,0 +1,461 @@
+//! The invariants of the design that the aggregator answers for, by their numbers.
+// Helpers outside of test functions are tests all the same.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::{
+    ACCEPTED, DIGITS, DUPLICATE, Entry, Gateway, SITE, block_request, encode, first_version, open, read_ack,
+    read_pointer, refused, send, settings, sums, task,
+};
+use loadonce_aggregator::{Admission, Aggregator, Settings};
+use loadonce_control::{MANIFEST_DOMAIN, Signed, TaskManifest, Wants};
+use loadonce_delta::{Codec, encode_sums};
+use loadonce_module::ModuleFile;
+use loadonce_store::crash::PowerCutDisk;
+use loadonce_trust::{decode_hex, encode_hex, hash};
+use loadonce_wire::{ContributionKind, Frame, Kind, Name, Reason, Status, Topic};
+
+/// A change to a contribution before it is signed.
+type Change = fn(&mut loadonce_wire::Manifest);
+
+fn ignored(core: &Aggregator, why: &str) -> u64 {
+    core.figures(0).unwrap().ignored.get(why).copied().unwrap_or(0)
+}
+
+#[test]
+#[cfg_attr(feature = "fault-no-dedup", should_panic)]
+fn invariant_02_apply_is_idempotent() {
+    let task = task(DIGITS);
+    let mut core = open(settings(&[DIGITS]));
+    let mut gateway = Gateway::new(1);
+    let sum = gateway.sum(&task);
+    assert_eq!(send(&mut core, &gateway, &sum), ACCEPTED);
+    core.on_tick(60_000).unwrap();
+    let totals = core.totals("digits").unwrap();
+    for _ in 0..3 {
+        assert_eq!(send(&mut core, &gateway, &sum), DUPLICATE);
+        core.on_tick(120_000).unwrap();
+    }
+    assert_eq!(core.totals("digits").unwrap(), totals, "summed once");
+    let figures = core.figures(0).unwrap();
+    assert_eq!((figures.contributions.sums, figures.contributions.duplicates), (1, 3));
+
+    // The same sequence with other content is a conflict; the same content under a new sequence is new.
+    let mut other = gateway.clone();
+    other.sequence = 0;
+    let bytes = sums(&task.shape, 9, 9).to_bytes();
+    let out = encode_sums(&bytes).unwrap();
+    let manifest = other.manifest(&task, ContributionKind::Sum, Codec::Sums, out.raw_bytes, &out.blob);
+    let conflict = Entry::signed(&other.identity, manifest, out.blob);
+    assert_eq!(send(&mut core, &gateway, &conflict), refused(Reason::SequenceConflict));
+    assert_eq!(core.totals("digits").unwrap(), totals);
+}
+
+#[test]
+fn invariant_02_a_step_taken_stays_taken_when_its_base_is_history() {
+    let task = task(DIGITS);
+    let mut core = open(settings(&[DIGITS]));
+    let (mut gateways, base) = first_version(&mut core, &task);
+    let steps: Vec<_> = gateways.iter_mut().map(|gateway| gateway.step(&task, base)).collect();
+    for (gateway, step) in gateways.iter().zip(&steps) {
+        assert_eq!(send(&mut core, gateway, step), ACCEPTED);
+    }
+    core.on_tick(120_000).unwrap();
+    assert_eq!(core.lineage("digits").unwrap().len(), 2);
+    if !cfg!(feature = "fault-no-dedup") {
+        assert_eq!(send(&mut core, &gateways[0], &steps[0]), DUPLICATE);
+    }
+    let late = gateways[0].step(&task, base);
+    assert_eq!(send(&mut core, &gateways[0], &late), refused(Reason::StaleBase));
+}
+
+#[test]
+fn invariant_04_only_for_its_backbone_shape_and_base() {
+    let task = task(DIGITS);
+    let mut core = open(settings(&[DIGITS]));
+    let mut early = Gateway::new(1);
+    let step = early.step(&task, (1, [0; 32]));
+    assert_eq!(send(&mut core, &early, &step), refused(Reason::StaleBase), "there is no version yet");
+
+    let (mut gateways, base) = first_version(&mut core, &task);
+    let changes: [(Change, Reason); 6] = [
+        (|m| m.backbone = [1; 32], Reason::WrongBackbone),
+        (|m| m.shape = [1; 32], Reason::WrongShape),
+        (|m| m.base_version = 7, Reason::StaleBase),
+        (|m| m.base_hash = [1; 32], Reason::StaleBase),
+        (|m| m.task = Name::new("other").unwrap(), Reason::UnknownTask),
+        (|m| m.weight = 0, Reason::Malformed),
+    ];
+    let gateway = &mut gateways[0];
+    for (change, reason) in changes {
+        let Entry { mut manifest, blob, .. } = gateway.step(&task, base);
+        change(&mut manifest);
+        let entry = Entry::signed(&gateway.identity, manifest, blob);
+        assert_eq!(send(&mut core, gateway, &entry), refused(reason));
+    }
+    // The sums of another shape inside an envelope that claims the right one.
+    let mut shape = task.shape;
+    shape.outputs = 3;
+    let out = encode_sums(&sums(&shape, 1, 1).to_bytes()).unwrap();
+    let manifest = gateway.manifest(&task, ContributionKind::Sum, Codec::Sums, out.raw_bytes, &out.blob);
+    let entry = Entry::signed(&gateway.identity, manifest, out.blob);
+    assert_eq!(send(&mut core, gateway, &entry), refused(Reason::TooLarge));
+    let before = core.totals("digits").unwrap();
+
+    let step = gateway.step(&task, base);
+    assert_eq!(send(&mut core, gateway, &step), ACCEPTED);
+    let second = gateway.step(&task, base);
+    core.on_tick(120_000).unwrap();
+    assert_eq!(send(&mut core, gateway, &second), refused(Reason::RoundClosed), "one step per round");
+    let sum = gateway.sum(&task);
+    assert_eq!(send(&mut core, gateway, &sum), ACCEPTED, "sums are welcome at any time");
+    core.on_tick(180_000).unwrap();
+    assert_ne!(core.totals("digits").unwrap(), before);
+    assert_eq!(core.lineage("digits").unwrap().len(), 1);
+}
+
+#[test]
+fn invariant_05_signature_and_hash_before_decompression() {
+    let task = task(DIGITS);
+    let mut core = open(settings(&[DIGITS]));
+    let mut gateway = Gateway::new(1);
+    let raw = gateway.sum(&task).manifest.raw_bytes;
+    let bomb = zstd::bulk::compress(&vec![0; 64 * 1024 * 1024], 3).unwrap();
+    // Small enough to pass the size check, which would otherwise answer first.
+    let bomb = bomb[..bomb.len().min(900)].to_vec();
+    let entry = |gateway: &mut Gateway, change: Change, blob: &[u8]| {
+        let mut manifest = gateway.manifest(&task, ContributionKind::Sum, Codec::Sums, raw as usize, blob);
+        change(&mut manifest);
+        Entry::signed(&gateway.identity.clone(), manifest, blob.to_vec())
+    };
+
+    // Signed by somebody else: refused on its first frame, before its bytes are even collected.
+    let mut forged = entry(&mut gateway, |_| {}, &bomb);
+    let signature_at = forged.encoded.len() - 1;
+    forged.encoded[signature_at] ^= 1;
+    assert_eq!(send(&mut core, &gateway, &forged), refused(Reason::BadSignature));
+    assert_eq!(core.figures(0).unwrap().transfers_open, 0);
+
+    // A blob that is not the one that was signed.
+    let mut swapped = entry(&mut gateway, |_| {}, &bomb);
+    swapped.blob[100] ^= 1;
+    assert_eq!(send(&mut core, &gateway, &swapped), refused(Reason::Malformed));
+
+    // Properly signed: decompression is bounded by what the shape says, whatever the blob would become.
+    let honest = entry(&mut gateway, |_| {}, &bomb);
+    assert_eq!(send(&mut core, &gateway, &honest), refused(Reason::Malformed));
+    let greedy = entry(&mut gateway, |m| m.raw_bytes = 4_000_000, &bomb);
+    assert_eq!(send(&mut core, &gateway, &greedy), refused(Reason::TooLarge));
+    let large = vec![0; 200_000];
+    let large = entry(&mut gateway, |_| {}, &large);
+    assert_eq!(send(&mut core, &gateway, &large), refused(Reason::TooLarge), "refused on its first frame");
+    assert_eq!(core.figures(0).unwrap().transfers_bytes, 0);
+
+    // After all that the gateway is as welcome as before.
+    let sum = gateway.sum(&task);
+    assert_eq!(send(&mut core, &gateway, &sum), ACCEPTED);
+}
+
+#[test]
+fn invariant_10_bad_messages_are_refused_counted_and_survived() {
+    let task = task(DIGITS);
+    let mut core = open(settings(&[DIGITS]));
+    let mut gateway = Gateway::new(1);
+    let up = gateway.topic();
+    let sum = gateway.sum(&task);
+    let good = sum.frames().remove(0);
+    for cut in 0..good.len() {
+        assert!(core.on_message(&up, &good[..cut], 0).unwrap().is_empty());
+    }
+    assert_eq!(ignored(&core, "malformed_frame"), good.len() as u64);
+    for at in 0..good.len() {
+        let mut damaged = good.clone();
+        damaged[at] ^= 0x40;
+        assert!(core.on_message(&up, &damaged, 0).unwrap().is_empty());
+    }
+    core.on_message(&up, &vec![0; 20 * 1024 * 1024], 0).unwrap();
+    assert_eq!(ignored(&core, "oversized"), 1);
+
+    // Frames that are sound in themselves and wrong as a whole.
+    let whole = Frame::decode(&good).unwrap();
+    let wrong = [
+        Frame { kind: Kind::Ack, flags: 0, ..whole },
+        Frame { kind: Kind::Block, flags: 0, ..whole },
+        Frame { kind: Kind::BlockRequest, flags: 0, ..whole },
+        Frame { flags: 0, ..whole },
+        Frame { flags: 0, offset: 1, ..whole },
+        Frame { epoch: 7, ..whole },
+        Frame { sequence: 7, ..whole },
+        Frame { offset: 7, ..whole },
+        Frame { total: whole.total + 1, ..whole },
+        Frame { transfer: [0; 16], ..whole },
+        Frame { payload: &[], ..whole },
+        Frame { payload: &[0xff, 0xff, 1], ..whole },
+        Frame { payload: &[2, 0, 1, 1], ..whole },
+    ];
+    for frame in &wrong {
+        assert!(core.on_message(&up, &encode(frame), 0).unwrap().is_empty(), "{frame:?}");
+    }
+    for (why, count) in [("unexpected_kind", 2), ("malformed_request", 1), ("orphan_chunk", 1)] {
+        assert_eq!(ignored(&core, why), count, "{why}");
+    }
+    for topic in ["", "x", "loadonce/v1/plant", "loadonce/v1/other/gw/g1/up", "loadonce/v1/plant/gw/g+/up"] {
+        core.on_message(topic, &good, 0).unwrap();
+    }
+    assert_eq!(ignored(&core, "unknown_topic"), 5);
+    let state = Topic::State { gateway: "g1" }.text(SITE);
+    for payload in [&b"{"[..], b"null", b"{\"state\":\"up\"}", &[0xff; 70_000]] {
+        core.on_message(&state, payload, 0).unwrap();
+    }
+    assert_eq!(ignored(&core, "presence"), 4);
+    core.on_message(&Topic::Report { gateway: "g1" }.text(SITE), b"[", 0).unwrap();
+    assert_eq!(ignored(&core, "report"), 1);
+
+    assert_eq!(send(&mut core, &gateway, &sum), ACCEPTED);
+}
+
+#[test]
+fn invariant_12_an_older_will_cannot_mark_a_live_gateway_down() {
+    let disk = PowerCutDisk::new();
+    let mut core = common::open_on(&disk, settings(&[DIGITS]), 0).unwrap();
+    let topic = Topic::State { gateway: "g1" }.text(SITE);
+    let birth = |n| {
+        format!(r#"{{"state":"up","incarnation":{n},"version":"0.1.0","key":"","backbones":[],"tasks":[]}}"#)
+    };
+    let will = |n| format!(r#"{{"state":"down","incarnation":{n}}}"#);
+    let say = |core: &mut Aggregator, text: String| {
+        core.on_message(&topic, text.as_bytes(), 0).unwrap();
+        let gateway = core.figures(0).unwrap().gateways[0].clone();
+        (gateway.up, gateway.incarnation)
+    };
+    assert_eq!(say(&mut core, birth(4)), (true, 4));
+    assert_eq!(say(&mut core, birth(5)), (true, 5));
+    assert_eq!(say(&mut core, will(4)), (true, 5), "the predecessor's will");
+    // The aggregator was away in between and the broker still holds the old will.
+    drop(core);
+    let mut core = common::open_on(&disk, settings(&[DIGITS]), 0).unwrap();
+    assert_eq!(say(&mut core, will(4)), (true, 5));
+    assert_eq!(ignored(&core, "stale_will"), 1);
+    assert_eq!(say(&mut core, will(5)), (false, 5), "its own");
+    assert_eq!(say(&mut core, birth(1)), (true, 1), "a gateway that lost its state is alive all the same");
+}
+
+#[test]
+fn invariant_14_nan_infinity_and_over_norm_are_refused_and_weight_is_clipped() {
+    let task = task(DIGITS);
+    let mut core = open(settings(&[DIGITS]));
+    let (mut gateways, base) = first_version(&mut core, &task);
+    let n = task.shape.parameters();
+    let gateway = &mut gateways[0];
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        // The codec refuses to encode these, so they are forged: words cut into planes, lowest bytes first.
+        let mut words = vec![0u8; 4 * n];
+        for (plane, byte) in bad.to_le_bytes().into_iter().enumerate() {
+            words[plane * n] = byte;
+        }
+        let blob = zstd::bulk::compress(&words, 3).unwrap();
+        let mut manifest = gateway.manifest(&task, ContributionKind::Step, Codec::StepF32, 4 * n, &blob);
+        (manifest.base_version, manifest.base_hash) = base;
+        let entry = Entry::signed(&gateway.identity, manifest, blob);
+        assert_eq!(send(&mut core, gateway, &entry), refused(Reason::NotFinite));
+    }
+    let mut step = vec![0.0; n];
+    step[0] = 10.5;
+    let long = gateway.step_of(&task, base, Codec::StepF32, &step);
+    assert_eq!(send(&mut core, gateway, &long), refused(Reason::OverNorm));
+
+    // A gateway that claims four billion samples counts as max_weight = 50, like the two others together.
+    let values = [(1.0, u32::MAX), (0.0, 25), (0.0, 25)];
+    for (gateway, (value, weight)) in gateways.iter_mut().zip(values) {
+        let Entry { mut manifest, blob, .. } = gateway.step_of(&task, base, Codec::StepF16, &vec![value; n]);
+        manifest.weight = weight;
+        let entry = Entry::signed(&gateway.identity, manifest, blob);
+        assert_eq!(send(&mut core, gateway, &entry), ACCEPTED);
+    }
+    core.on_tick(120_000).unwrap();
+    let lineage = core.lineage("digits").unwrap();
+    assert_eq!((lineage[1].weight, lineage[1].gateways), (100, 3));
+    let params = |at: usize| {
+        let bytes = core.module(&lineage[at].module).unwrap().unwrap();
+        ModuleFile::decode(&bytes).unwrap().params
+    };
+    for (base, next) in params(0).iter().zip(params(1)) {
+        assert!((next - base - 0.5).abs() < 0.02, "{base} {next}");
+    }
+}
+
+#[test]
+fn a_lineage_from_sums_to_rest_and_its_module_files() {
+    let task = task(DIGITS);
+    let mut core = open(settings(&[DIGITS]));
+    let out = core.on_connected(0);
+    let manifest: TaskManifest = Signed::parse(&out[0].payload)
+        .unwrap()
+        .open(MANIFEST_DOMAIN, &common::aggregator_key().public())
+        .unwrap();
+    assert!(out[0].retain && manifest == task.manifest);
+    let pointer = read_pointer(&out[1]);
+    assert_eq!((pointer.serial, pointer.wants, &pointer.stable), (1, Wants::Sum, &None));
+
+    let mut gateways: Vec<_> = (1..=3).map(Gateway::new).collect();
+    for gateway in &mut gateways {
+        let sum = gateway.sum(&task);
+        assert_eq!(send(&mut core, gateway, &sum), ACCEPTED);
+    }
+    let mut serial = 1;
+    let mut previous = String::new();
+    for (version, wants) in [(1, Wants::Step), (2, Wants::Step), (3, Wants::None)] {
+        let out = core.on_tick(60_000 * version).unwrap();
+        let pointer = read_pointer(&out[0]);
+        serial += 1;
+        let stable = pointer.stable.unwrap();
+        assert_eq!((out.len(), pointer.serial, pointer.wants, stable.version), (1, serial, wants, version));
+        assert_eq!(stable.base, previous);
+        let hash = decode_hex(&stable.hash).unwrap();
+        let file = fetch(&mut core, hash, stable.bytes);
+        let module = ModuleFile::decode(&file).unwrap();
+        assert_eq!(
+            (module.version, module.base.as_str(), module.shape),
+            (version, previous.as_str(), task.shape)
+        );
+        previous = stable.hash;
+        if wants == Wants::Step {
+            for gateway in &mut gateways {
+                let step = gateway.step(&task, (version, hash));
+                assert_eq!(send(&mut core, gateway, &step), ACCEPTED);
+            }
+        }
+    }
+    let step = gateways[0].step(&task, (3, decode_hex(&previous).unwrap()));
+    assert_eq!(send(&mut core, &gateways[0], &step), refused(Reason::RoundClosed), "the lineage rests");
+    let lineage = core.lineage("digits").unwrap();
+    assert_eq!(lineage[0].parent, [0; 32]);
+    assert!(lineage.windows(2).all(|pair| pair[1].parent == pair[0].hash()));
+    let figures = core.figures(0).unwrap();
+    assert_eq!((figures.tasks[0].samples, figures.tasks[0].participants.as_slice()), (12, &[3, 3, 3][..]));
+    assert_eq!(figures.tasks[0].heldout.unwrap().samples, 6);
+}
+
+/// Fetches a module file as an agent does, in two requests.
+fn fetch(core: &mut Aggregator, module: [u8; 32], bytes: u32) -> Vec<u8> {
+    let mut file = vec![0; bytes as usize];
+    for (offset, length) in [(0, bytes / 2), (bytes / 2, u32::MAX)] {
+        let out =
+            core.on_message(&Gateway::new(1).topic(), &block_request(module, offset, length), 0).unwrap();
+        for message in &out {
+            let frame = Frame::decode(&message.payload).unwrap();
+            assert_eq!((frame.kind, frame.total), (Kind::Block, bytes));
+            assert_eq!(frame.transfer, module[..16]);
+            file[frame.offset as usize..][..frame.payload.len()].copy_from_slice(frame.payload);
+        }
+    }
+    assert_eq!(hash(&file), module);
+    file
+}
+
+#[test]
+fn block_requests_are_bounded() {
+    let task = task(DIGITS);
+    let mut core = open(settings(&[DIGITS]));
+    let (gateways, (_, module)) = first_version(&mut core, &task);
+    let up = gateways[0].topic();
+    let mut ask =
+        |hash, offset, length| core.on_message(&up, &block_request(hash, offset, length), 0).unwrap().len();
+    assert_eq!(ask([0; 32], 0, 100), 0);
+    assert_eq!(ask(module, u32::MAX, u32::MAX), 0);
+    assert_eq!(ask(module, 0, 0), 0);
+    let mut served = 0;
+    while ask(module, 0, u32::MAX) > 0 {
+        served += 1;
+        assert!(served < 100_000, "the ration never ends");
+    }
+    assert_eq!(ask(module, 0, u32::MAX), 0);
+    assert!(ignored(&core, "unknown_module") == 1 && ignored(&core, "malformed_request") == 2);
+    assert_eq!(ignored(&core, "request_over_rate"), 2);
+    let later = core.on_message(&up, &block_request(module, 0, u32::MAX), 60_000).unwrap();
+    assert_eq!(later.len(), 1);
+}
+
+#[test]
+fn unknown_gateways_are_refused_where_only_listed_ones_are_admitted() {
+    let task = task(DIGITS);
+    let mut listed = Gateway::new(1);
+    let gateways = [("g1".to_owned(), listed.identity.public())].into();
+    let mut core = open(Settings { admission: Admission::Listed, gateways, ..settings(&[DIGITS]) });
+    let mut other = Gateway::new(2);
+    let sum = other.sum(&task);
+    assert_eq!(send(&mut core, &other, &sum), refused(Reason::UnknownGateway));
+    // Its own valid signature under the listed name does not help.
+    let thief = Gateway { name: "g1".into(), ..other.clone() };
+    assert_eq!(send(&mut core, &thief, &sum), refused(Reason::UnknownGateway));
+    let sum = listed.sum(&task);
+    assert_eq!(send(&mut core, &listed, &sum), ACCEPTED);
+    assert!(core.on_message(&other.topic(), &block_request([0; 32], 0, 1), 0).unwrap().is_empty());
+    core.on_tick(60_000).unwrap();
+    let figures = core.figures(0).unwrap();
+    assert_eq!(figures.gateways.len(), 1);
+    assert_eq!(figures.gateways[0].key, encode_hex(&listed.identity.public()));
+    assert_eq!(figures.contributions.refused["unknown_gateway"], 2);
+}
+
+#[test]
+fn a_round_closes_at_its_deadline_with_the_minimum() {
+    let toml = DIGITS.replace("minimum = 3, deadline_s = 0", "minimum = 2, deadline_s = 10");
+    let task = task(&toml);
+    let mut core = open(settings(&[&toml]));
+    for number in 1..=2 {
+        let mut gateway = Gateway::new(number);
+        let sum = gateway.sum(&task);
+        assert_eq!(send(&mut core, &gateway, &sum), ACCEPTED);
+        assert!(core.on_tick(9_999).unwrap().is_empty());
+    }
+    // The last of the two may count from the tick above on in a build that writes late.
+    assert_eq!(core.on_tick(30_000).unwrap().len(), 1);
+}
+
+#[test]
+fn a_changed_round_policy_is_published_with_a_higher_serial() {
+    let disk = PowerCutDisk::new();
+    let mut core = common::open_on(&disk, settings(&[DIGITS]), 0).unwrap();
+    first_version(&mut core, &task(DIGITS));
+    drop(core);
+    let serial_and_wants = |toml: &str| {
+        let mut core = common::open_on(&disk, settings(&[toml]), 0).unwrap();
+        let pointer = read_pointer(&core.on_connected(0)[1]);
+        (pointer.serial, pointer.wants)
+    };
+    assert_eq!(serial_and_wants(DIGITS), (2, Wants::Step));
+    assert_eq!(serial_and_wants(DIGITS), (2, Wants::Step));
+    assert_eq!(serial_and_wants(&DIGITS.replace("steps = 2", "steps = 0")), (3, Wants::None));
+    assert_eq!(serial_and_wants(DIGITS), (4, Wants::Step));
+}
+
+#[test]
+fn pieces_of_a_large_step_come_in_any_order_and_twice() {
+    let toml = DIGITS.replace("rank = 2, features = 4", "rank = 64, features = 128").replace("10.0", "1e6");
+    let task = task(&toml);
+    let mut core = open(settings(&[&toml]));
+    let (mut gateways, base) = first_version(&mut core, &task);
+    let mut x = 1u64;
+    let step: Vec<f32> = (0..task.shape.parameters())
+        .map(|_| {
+            x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (x >> 40) as f32 / 1e6
+        })
+        .collect();
+    let entry = gateways[0].step_of(&task, base, Codec::StepF32, &step);
+    let frames = entry.frames();
+    assert!(frames.len() >= 2);
+    let up = gateways[0].topic();
+    let mut say = |frame: &[u8]| core.on_message(&up, frame, 0).unwrap();
+    assert!(say(&frames[1]).is_empty(), "before its manifest it is an orphan");
+    assert!(say(&frames[0]).is_empty());
+    assert!(say(&frames[0]).is_empty());
+    let mut answers = Vec::new();
+    for frame in frames[1..].iter().rev() {
+        answers.extend(say(frame));
+    }
+    assert_eq!(answers.len(), 1);
+    assert_eq!(read_ack(&answers[0]).status, Status::Accepted);
+}

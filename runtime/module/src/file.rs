@@ -286,7 +286,7 @@ impl ModuleFile {
             backbone: fields.text("backbone")?.to_owned(),
             version: fields.number("version")?,
             base: fields.text("base")?.to_owned(),
-            params: Vec::with_capacity(shape.parameters()),
+            params: Vec::new(),
             shape,
             classes,
             role,

@@ -10,8 +10,8 @@
 //! ln(k − 1), so that s_k is the mean of a_1 … a_k. The heads are discriminants of that mean, whose within-class
 //! variance assumes a correlation of [`CORRELATION`] between exits.
 //!
-//! Measured on digits, ten gateways with 20 labels in all classes' skew: last exit .840 on the even test set
-//! against .786 for the `moments` module of the same sums, .835 with gates half open.
+//! Measured on digits (64 features, ten gateways with 20 labels each, 10 splits; own mix, prior added): .957 /
+//! worst .905; with all gates half open .955 / .897; the `moments` module of the same sums .944 / .875.
 
 use crate::random::Random;
 use crate::shape::{MAX_RANK, Recipe, Shape};

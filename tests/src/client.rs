@@ -42,7 +42,7 @@ struct Shared {
 
 /// Connected for as long as it lives; connects and subscribes again by itself.
 pub struct Client {
-    client: rumqttc::Client,
+    requests: rumqttc::Client,
     shared: Arc<Shared>,
     sent: AtomicUsize,
 }
@@ -52,7 +52,7 @@ impl Client {
     pub fn connect(port: u16, id: &str, topics: &[String]) -> Self {
         let mut options = MqttOptions::new(id, "127.0.0.1", port);
         options.set_max_packet_size(MAX_PACKET, MAX_PACKET);
-        options.set_keep_alive(Duration::from_secs(60));
+        options.set_keep_alive(Duration::from_mins(1));
         let (client, mut connection) = rumqttc::Client::new(options, 1024);
         let shared = Arc::new(Shared::default());
         let (kept, subscriber, wanted) = (shared.clone(), client.clone(), topics.to_vec());
@@ -91,7 +91,7 @@ impl Client {
         until("confirmed subscriptions of the test's own client", || {
             (shared.confirmed.load(Ordering::SeqCst) >= needed).then_some(())
         });
-        Self { client, shared, sent: AtomicUsize::new(0) }
+        Self { requests: client, shared, sent: AtomicUsize::new(0) }
     }
 
     /// Publishes at QoS 1; see [`Client::settle`].
@@ -106,7 +106,7 @@ impl Client {
 
     fn send(&self, topic: &str, payload: Vec<u8>, retain: bool) {
         self.sent.fetch_add(1, Ordering::SeqCst);
-        self.client
+        self.requests
             .publish(topic, QoS::AtLeastOnce, retain, payload)
             .expect("the client's thread runs as long as the client");
     }
@@ -151,6 +151,6 @@ impl Drop for Client {
     fn drop(&mut self) {
         self.shared.stopped.store(true, Ordering::SeqCst);
         // The thread ends with the connection, however that ends.
-        let _ = self.client.try_disconnect();
+        let _ = self.requests.try_disconnect();
     }
 }

@@ -39,7 +39,7 @@ const LABELS: usize = 14;
 /// Gradient rounds; the lineage ends one version later.
 const STEPS: u64 = 2;
 /// Longest run.
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_mins(2);
 /// After this long at rest nothing more will happen by itself: the faults write late by less.
 const STILL: Duration = Duration::from_secs(5);
 /// Between two looks at the processes.
@@ -344,7 +344,7 @@ pub fn run(
         disturbed: Instant::now(),
     };
     run.register();
-    let ended = run.to_the_end();
+    let ended = run.until_the_end();
     let outcome = ended.and_then(|()| run.outcome(folder.path()));
     let record = root().join("target/crash").join(format!("{name}-{}.log", schedule.seed));
     let text = lock(&watch).record.join("\n") + "\n";
@@ -392,7 +392,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn to_the_end(&mut self) -> Result<(), Violation> {
+    fn until_the_end(&mut self) -> Result<(), Violation> {
         let start = Instant::now();
         loop {
             self.revive()?;

@@ -11,11 +11,14 @@ pub fn root() -> PathBuf {
 
 /// The program `name`, built beside this executable; `variable` in the environment overrides it.
 fn program(name: &str, variable: &str) -> PathBuf {
-    let path = env::var_os(variable).map(PathBuf::from).unwrap_or_else(|| {
+    let beside = || {
+        // Test programs lie one folder deeper than the others.
         let here = env::current_exe().expect("an executable has a path");
-        let beside = here.ancestors().skip(1).take(2).map(|folder| folder.join(name));
-        beside.clone().find(|path| path.is_file()).unwrap_or_else(|| beside.last().unwrap_or_default())
-    });
+        let folder = here.parent().expect("a file lies in a folder");
+        let folder = if folder.ends_with("deps") { folder.parent().unwrap_or(folder) } else { folder };
+        folder.join(name)
+    };
+    let path = env::var_os(variable).map_or_else(beside, PathBuf::from);
     assert!(
         path.is_file(),
         "{} is missing; run `cargo build -p loadonce-agent -p loadonce-aggregator` or set {variable}",

@@ -12,7 +12,7 @@ use crate::broker::Broker;
 use crate::client::Client;
 use crate::process::{Log, Observer, Process};
 use crate::programs;
-use crate::wait::until;
+use crate::wait::{PATIENCE, within};
 
 /// Name of every test's site.
 pub const SITE: &str = "plant";
@@ -75,7 +75,7 @@ pub struct Program {
     /// The process.
     pub process: Process,
     config: PathBuf,
-    program: PathBuf,
+    executable: PathBuf,
     observer: Option<Observer>,
 }
 
@@ -227,7 +227,7 @@ impl Site {
         fs::write(&path, config).expect("a temporary folder can be written");
         let log = Log::new(&self.folder.join(format!("{name}.log")));
         let process = start(name, &program, &path, &log, observer.clone());
-        Program { name: name.to_owned(), state, process, config: path, program, observer }
+        Program { name: name.to_owned(), state, process, config: path, executable: program, observer }
     }
 }
 
@@ -252,7 +252,7 @@ impl Program {
     pub fn restart(&mut self) {
         self.process.kill();
         self.process =
-            start(&self.name, &self.program, &self.config, &self.process.log, self.observer.clone());
+            start(&self.name, &self.executable, &self.config, &self.process.log, self.observer.clone());
     }
 
     /// What its `figures.json` says; null before there is one.
@@ -272,12 +272,14 @@ impl Program {
 
     /// Waits until the figures show `what`; the test ends when the process does.
     pub fn wait(&mut self, what: &str, shown: impl Fn(&Value) -> bool) -> Value {
-        until(&format!("sign in the figures of {} that {what}", self.name.clone()), || {
+        let name = self.name.clone();
+        let found = within(PATIENCE, &format!("sign in the figures of {name} that {what}"), || {
             if let Some(status) = self.process.ended() {
-                panic!("{} ended with {status} while waiting until {what}", self.name);
+                panic!("{name} ended with {status} while waiting until {what}");
             }
             Some(self.figures()).filter(&shown)
-        })
+        });
+        found.unwrap_or_else(|late| panic!("{late}: {}", self.figures()))
     }
 
     /// Waits until the agent rests with `version` of `task`.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 /// Between two looks at a condition.
 const LOOK: Duration = Duration::from_millis(20);
 /// Long enough for anything that happens at all on a busy two-core machine.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Looks until `probe` gives something, at most for `limit`.
 ///

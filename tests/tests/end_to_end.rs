@@ -88,7 +88,6 @@ fn a_small_fleet_learns_from_pictures_and_windows() {
             assert_ne!(personal, shared, "the personal module carries a prior of its own");
         }
         let hash = loadonce_trust::encode_hex(&loadonce_trust::hash(shared));
-        aggregator.wait(&format!("{task} rests"), |_| true);
         let figures = aggregator.wait(&format!("the lineage of {task} is complete"), |f| {
             let tasks = f["tasks"].as_array().map(Vec::as_slice).unwrap_or_default();
             tasks.iter().any(|t| t["name"] == task && t["version"] == STEPS + 1)

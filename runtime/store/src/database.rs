@@ -86,23 +86,12 @@ impl Database {
 }
 
 fn open_file(path: &Path, cache_bytes: usize, check: bool) -> Result<Database, StoreError> {
-    let fresh = !path.exists();
-    // Opened here first for the mode: the features of samples are nobody else's business.
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
-        .map_err(|error| StoreError::from_io(path, error))?;
-    if fresh {
-        let dir = parent(path);
-        Disk.sync_dir(dir).map_err(|error| StoreError::from_io(dir, error))?;
+    if !path.exists() {
+        create(path)?;
     }
     // redb states that a plain open may panic on a file altered behind its back.
     let opened = catch_unwind(AssertUnwindSafe(|| {
-        redb::Builder::new().set_cache_size(cache_bytes).set_check_integrity_on_open(check).create(path)
+        redb::Builder::new().set_cache_size(cache_bytes).set_check_integrity_on_open(check).open(path)
     }));
     match opened {
         Ok(Ok(inner)) => Ok(Database { inner }),
@@ -112,6 +101,39 @@ fn open_file(path: &Path, cache_bytes: usize, check: bool) -> Result<Database, S
             detail: "the engine gave up on its content".to_owned(),
         }),
     }
+}
+
+/// Puts an empty database at `path`. redb writes several pages to create one, and a power cut in between would
+/// look like a corrupt file; so it is made under another name and linked once it is whole. Linked, not renamed:
+/// a database that another process put there meanwhile stays.
+fn create(path: &Path) -> Result<(), StoreError> {
+    let dir = parent(path);
+    let prefix = format!("{}.new-", path.file_name().unwrap_or_default().to_string_lossy());
+    let io = |at: &Path, error: io::Error| StoreError::from_io(at, error);
+    for name in Disk.list(dir).map_err(|error| io(dir, error))? {
+        if name.starts_with(&prefix) {
+            Disk.remove(&dir.join(name)).map_err(|error| io(path, error))?;
+        }
+    }
+    let fresh = dir.join(format!("{prefix}{}", std::process::id()));
+    // The features of samples are nobody else's business: opened here first for the mode.
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&fresh)
+        .map_err(|error| io(path, error))?;
+    redb::Builder::new()
+        .set_cache_size(0)
+        .create(&fresh)
+        .map_err(|error| StoreError::from_open(path, error))?;
+    Disk.sync(&fresh).map_err(|error| io(path, error))?;
+    match fs::hard_link(&fresh, path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(io(path, error)),
+        _ => {}
+    }
+    Disk.remove(&fresh).map_err(|error| io(path, error))?;
+    Disk.sync_dir(dir).map_err(|error| io(dir, error))
 }
 
 fn quarantine(path: &Path, detail: String) -> Result<Quarantined, StoreError> {
@@ -141,7 +163,7 @@ fn quarantine(path: &Path, detail: String) -> Result<Quarantined, StoreError> {
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
-    use redb::{ReadableTable, TableDefinition};
+    use redb::TableDefinition;
 
     use super::*;
 
@@ -209,6 +231,17 @@ mod tests {
             Disk.list(dir.path()).unwrap().into_iter().filter(|n| n.contains("corrupt")).collect();
         kept.sort();
         assert_eq!(kept, ["agent.redb.corrupt-3", "agent.redb.corrupt-4", "agent.redb.corrupt-5"]);
+    }
+
+    #[test]
+    fn a_power_cut_while_it_is_created_leaves_no_corrupt_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.redb");
+        fs::write(dir.path().join("agent.redb.new-1"), [0; 5000]).unwrap();
+        let (database, quarantined) = Database::open_or_quarantine(&path, 0).unwrap();
+        assert_eq!(quarantined, None);
+        fill(&database);
+        assert_eq!(Disk.list(dir.path()).unwrap(), ["agent.redb"]);
     }
 
     #[test]

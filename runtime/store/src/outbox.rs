@@ -208,9 +208,9 @@ impl Outbox {
         };
         // A start without anything to write must not wear the flash.
         if fresh {
-            tx.commit()?
+            tx.commit()?;
         } else {
-            tx.abort()?
+            tx.abort()?;
         }
         Ok(Self { bounds, unsaved_refusals: AtomicU64::new(0) })
     }
@@ -329,13 +329,16 @@ impl Outbox {
                         blob_bytes: entry.head.blob_bytes,
                         blob_hash: entry.head.blob_hash,
                         manifest: &manifest,
+                    };
+                    // The task's name fitted a record before.
+                    if let Some(head) = head.encode() {
+                        tables.delete(place.sequence)?;
+                        tables.insert(sequence, &head, &entry.blob)?;
+                        tables.add(REQUEUED, 1)?;
+                        Some(Place { epoch, sequence })
+                    } else {
+                        None
                     }
-                    .encode()
-                    .expect("the task's name fitted a record before");
-                    tables.delete(place.sequence)?;
-                    tables.insert(sequence, &head, &entry.blob)?;
-                    tables.add(REQUEUED, 1)?;
-                    Some(Place { epoch, sequence })
                 }
                 _ => None,
             }
@@ -415,7 +418,7 @@ impl Outbox {
         }
         let (entries, bytes) = (tables.get(ENTRIES)?, tables.get(BYTES)?);
         let fits = |freed_entries: u64, freed_bytes: u64| {
-            entries + 1 <= self.bounds.max_entries + freed_entries
+            entries < self.bounds.max_entries + freed_entries
                 && bytes + wanted <= self.bounds.max_bytes + freed_bytes
         };
         let (mut freed_bytes, mut doomed) = (0, Vec::new());

@@ -111,13 +111,13 @@ impl<F: Files> Slots<F> {
     pub fn open_on(files: F, dir: &Path) -> Result<Self, StoreError> {
         let slots = Self { files, dir: dir.to_path_buf(), quarantined: 0 };
         let parent = crate::files::parent(dir);
-        slots.step(dir, slots.files.create_dir(dir))?;
-        slots.step(parent, slots.files.sync_dir(parent))?;
+        step(dir, slots.files.create_dir(dir))?;
+        step(parent, slots.files.sync_dir(parent))?;
         for name in [Name::A, Name::B] {
             let slot = slots.slot(name);
-            slots.step(&slot, slots.files.create_dir(&slot))?;
+            step(&slot, slots.files.create_dir(&slot))?;
         }
-        slots.step(dir, slots.files.sync_dir(dir))?;
+        step(dir, slots.files.sync_dir(dir))?;
         Ok(slots)
     }
 
@@ -181,7 +181,7 @@ impl<F: Files> Slots<F> {
         let slot = self.slot(target);
         // First of all the slot stops being complete; then what the new set does not have goes.
         self.remove(&slot.join(CHECKSUMS))?;
-        for name in self.step(&slot, self.files.list(&slot))? {
+        for name in step(&slot, self.files.list(&slot))? {
             if !files.iter().any(|(kept, _)| *kept == name) {
                 self.remove(&slot.join(name))?;
             }
@@ -194,7 +194,7 @@ impl<F: Files> Slots<F> {
             files: files.iter().map(|(name, content)| Checksum::of(name, content)).collect(),
         };
         self.write(&slot.join(CHECKSUMS), checksums.to_text().as_bytes())?;
-        self.step(&slot, self.files.sync_dir(&slot))?;
+        step(&slot, self.files.sync_dir(&slot))?;
         self.activate(target)?;
         Ok(generation)
     }
@@ -207,7 +207,7 @@ impl<F: Files> Slots<F> {
         self.activate(bad.other())?;
         let bad = self.slot(bad);
         self.remove(&bad.join(CHECKSUMS))?;
-        self.step(&bad, self.files.sync_dir(&bad))?;
+        step(&bad, self.files.sync_dir(&bad))?;
         Ok(slot)
     }
 
@@ -220,17 +220,13 @@ impl<F: Files> Slots<F> {
         self.dir.join(name.text())
     }
 
-    fn step<T>(&self, at: &Path, result: io::Result<T>) -> Result<T, StoreError> {
-        result.map_err(|error| StoreError::from_io(at, error))
-    }
-
     fn remove(&self, path: &Path) -> Result<(), StoreError> {
-        self.step(path, self.files.remove(path))
+        step(path, self.files.remove(path))
     }
 
     fn write(&self, path: &Path, content: &[u8]) -> Result<(), StoreError> {
-        self.step(path, self.files.write(path, content, MODE))?;
-        self.step(path, self.files.sync(path))
+        step(path, self.files.write(path, content, MODE))?;
+        step(path, self.files.sync(path))
     }
 
     fn activate(&self, name: Name) -> Result<(), StoreError> {
@@ -287,17 +283,22 @@ impl<F: Files> Slots<F> {
     /// Moves the files of a slot to `corrupt`, its checksums first, so that a cut leaves it incomplete.
     fn set_aside(&self, name: Name) -> Result<(), StoreError> {
         let (slot, corrupt) = (self.slot(name), self.dir.join(CORRUPT));
-        self.step(&corrupt, self.files.create_dir(&corrupt))?;
-        for old in self.step(&corrupt, self.files.list(&corrupt))? {
+        step(&corrupt, self.files.create_dir(&corrupt))?;
+        for old in step(&corrupt, self.files.list(&corrupt))? {
             self.remove(&corrupt.join(old))?;
         }
-        let mut names = self.step(&slot, self.files.list(&slot))?;
+        let mut names = step(&slot, self.files.list(&slot))?;
         names.sort_by_key(|name| name != CHECKSUMS);
         for name in names {
-            self.step(&slot, self.files.rename(&slot.join(&name), &corrupt.join(&name)))?;
+            step(&slot, self.files.rename(&slot.join(&name), &corrupt.join(&name)))?;
         }
-        self.step(&slot, self.files.sync_dir(&slot))
+        step(&slot, self.files.sync_dir(&slot))
     }
+}
+
+/// Names the file in an error.
+fn step<T>(at: &Path, result: io::Result<T>) -> Result<T, StoreError> {
+    result.map_err(|error| StoreError::from_io(at, error))
 }
 
 fn valid_name(name: &str) -> bool {

@@ -24,6 +24,7 @@ struct State {
     durable: Vec<u8>,
     unsynced: Vec<Change>,
     supply: Supply,
+    forget_syncs: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -38,6 +39,14 @@ impl PowerCutDisk {
         Self::default()
     }
 
+    /// A disk with an empty database, all of it synced: where a crash test starts. redb takes several writes to
+    /// create one, and a cut among them leaves none; on a real disk `Database::open` makes that one step.
+    pub fn with_database() -> Result<Self, crate::StoreError> {
+        let disk = Self::new();
+        drop(crate::Database::open_with(disk.clone(), 0)?);
+        Ok(disk.power_cycle(1))
+    }
+
     /// Lets the power go during the operation with this number; it may or may not reach the disk.
     pub fn cut_power_at(&self, operation: u64) {
         self.state().supply.cut_at = Some(operation);
@@ -46,6 +55,11 @@ impl PowerCutDisk {
     /// How many operations there were.
     pub fn operations(&self) -> u64 {
         self.state().supply.operations
+    }
+
+    /// Makes syncs do nothing from now on: a fault on purpose, to see that a test notices.
+    pub fn forget_syncs(&self) {
+        self.state().forget_syncs = true;
     }
 
     /// The disk as found when the power is back: all that was synced, and of the rest what `seed` decides,
@@ -124,8 +138,10 @@ impl StorageBackend for PowerCutDisk {
     fn sync_data(&self) -> io::Result<()> {
         let mut state = self.state();
         match state.supply.draw() {
+            Power::On if state.forget_syncs => Ok(()),
             Power::On => {
-                state.durable = state.live.clone();
+                let State { live, durable, .. } = &mut *state;
+                durable.clone_from(live);
                 state.unsynced.clear();
                 Ok(())
             }

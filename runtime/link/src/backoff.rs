@@ -16,7 +16,7 @@ pub struct Backoff {
 impl Default for Backoff {
     /// 200 ms, doubling up to 5 minutes.
     fn default() -> Self {
-        Self { base: Duration::from_millis(200), cap: Duration::from_secs(300) }
+        Self { base: Duration::from_millis(200), cap: Duration::from_mins(5) }
     }
 }
 
@@ -60,7 +60,7 @@ mod tests {
 
     #[test]
     fn the_wait_is_spread_over_the_whole_range_and_capped() {
-        let bounds = Backoff { base: Duration::from_millis(200), cap: Duration::from_secs(300) };
+        let bounds = Backoff { base: Duration::from_millis(200), cap: Duration::from_mins(5) };
         let mut halves = [0; 2];
         for seed in 0..500 {
             let mut waiting = Waiting::new(bounds, seed);

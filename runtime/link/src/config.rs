@@ -128,13 +128,14 @@ pub struct LinkConfig {
     /// Largest MQTT packet, in bytes, that is sent or handed up; larger incoming messages are taken out,
     /// counted and reported as [`Event::Oversized`](crate::Event::Oversized).
     pub max_packet_bytes: usize,
-    /// Most publishes that wait for the connection.
+    /// Most publishes that wait for the connection, beside the hundred that wait for the broker's confirmation.
     pub queue_messages: usize,
-    /// Most bytes of publishes that wait for the connection.
+    /// Most bytes of publishes that wait for the connection or, at QoS 1, for the broker's confirmation.
     pub queue_bytes: usize,
-    /// Most events that wait for the owner. Beyond it, or beyond 1 MiB and two packets of payload, the link
-    /// stops reading from the broker; nothing is dropped.
-    pub event_queue: usize,
+    /// Most bytes of events that wait for the owner, each counted with 128 bytes of its own. From half of it on
+    /// the link stops reading from the broker, unless the owner itself waits in `publish`: what then exceeds the
+    /// bound is dropped and counted.
+    pub event_bytes: usize,
     /// How long to wait between attempts.
     pub backoff: Backoff,
     /// A connection that lasted this long starts the waiting anew from its shortest.
@@ -155,15 +156,10 @@ impl LinkConfig {
             max_packet_bytes,
             queue_messages: 64,
             queue_bytes: max_packet_bytes.max(1024 * 1024),
-            event_queue: 64,
+            event_bytes: 2 * 1024 * 1024 + 2 * max_packet_bytes,
             backoff: Backoff::default(),
-            stable_after: Duration::from_secs(60),
+            stable_after: Duration::from_mins(1),
         })
-    }
-
-    /// Most bytes of received payload that may wait for the owner.
-    pub(crate) fn event_bytes(&self) -> usize {
-        1024 * 1024 + 2 * self.max_packet_bytes
     }
 
     pub(crate) fn check(&self) -> Result<(), LinkError> {
@@ -181,8 +177,15 @@ impl LinkConfig {
                 self.max_packet_bytes
             ));
         }
-        if self.queue_messages == 0 || self.event_queue == 0 || self.queue_bytes == 0 {
-            return wrong("a queue needs room for at least one message".to_owned());
+        if self.queue_messages == 0 || self.queue_bytes == 0 {
+            return wrong("the publish queue needs room for at least one message".to_owned());
+        }
+        // And for what an event costs beside its payload.
+        if self.event_bytes < self.max_packet_bytes + 1024 {
+            return wrong(format!(
+                "{} bytes of events do not hold one packet of {} bytes",
+                self.event_bytes, self.max_packet_bytes
+            ));
         }
         if self.queue_bytes > u32::MAX as usize {
             return wrong("the publish queue is bounded by at most 4 GiB".to_owned());

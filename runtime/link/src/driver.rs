@@ -1,10 +1,11 @@
 //! The task behind a link: connect, subscribe, serve, wait, again.
 
+use std::collections::{HashMap, VecDeque};
 use std::future::{Future, pending};
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rumqttc::{
@@ -12,7 +13,7 @@ use rumqttc::{
     Outgoing as Sent, Packet, QoS, SubscribeFilter, SubscribeReasonCode, Transport,
 };
 use tempfile::TempDir;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -23,7 +24,7 @@ use crate::filter::Refused;
 use crate::handle::{Command, Outgoing, Shared};
 use crate::outlet::{Outlet, OwnerGone};
 use crate::stats::Counters;
-use crate::tunnel::{Dialer, LINGER, Mouth, Tunnel};
+use crate::tunnel::{self, Dialer, LINGER, Mouth};
 
 /// Time for a CONNACK, and for all SUBACKs together.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -31,12 +32,11 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 const GOODBYE: Duration = Duration::from_secs(5);
 /// Requests that wait inside rumqttc; the queue with the byte bound is before it.
 const REQUESTS: usize = 4;
-/// Publishes at QoS 1 that the broker has not confirmed.
-const INFLIGHT: u16 = 16;
+/// Publishes at QoS 1 that the broker has not confirmed: as many as AWS IoT takes. Their bytes are bounded by
+/// the queue's room, which they hold until they are confirmed.
+const INFLIGHT: u16 = 100;
 /// Filters in one SUBSCRIBE: what AWS IoT takes.
 const FILTERS: usize = 8;
-/// Reports of messages taken out that wait for the driver.
-const REFUSED: usize = 16;
 
 /// How a connection ended.
 enum End {
@@ -67,7 +67,7 @@ impl Driver {
         dir: TempDir,
         seed: u64,
     ) -> Self {
-        let outlet = Outlet::new(events, config.event_queue, config.event_bytes());
+        let outlet = Outlet::new(events, config.event_bytes, Arc::clone(&shared.counters));
         let waiting = Waiting::new(config.backoff, seed);
         let dialer = Dialer::Tcp(config.broker.clone());
         Self { config, shared, commands, outlet, dir, waiting, dialer, connections: 0 }
@@ -141,37 +141,39 @@ impl Driver {
             (_, Err(error)) => return (End::Lost(format!("the tunnel cannot be opened: {error}")), None),
         };
         let (client, eventloop) = client(&self.config, &mouth);
-        let (refused_tx, refused) = mpsc::channel(REFUSED);
-        let tunnel = Tunnel {
-            max_packet_bytes: self.config.max_packet_bytes,
-            gate: self.outlet.gate(),
-            refused: refused_tx,
-            counters: Arc::clone(&self.shared.counters),
-        };
+        let (gate, reason) = (watch::Sender::new(false), Arc::new(OnceLock::new()));
+        let tunnel =
+            tunnel::run(mouth, broker, self.config.max_packet_bytes, gate.subscribe(), Arc::clone(&reason));
         // In a set, so that it ends with this future, whatever ends it.
         let mut tunnels = JoinSet::new();
-        tunnels.spawn(tunnel.run(mouth, broker));
+        tunnels.spawn(tunnel);
         self.outlet.hold(true);
         let mut serving = Serving {
             number: self.connections,
             client,
+            gate,
             subscribed: 0,
             request: None,
-            handed: 0,
-            sent: 0,
+            handed: VecDeque::new(),
+            unconfirmed: HashMap::new(),
+            pinging: false,
             deadline: Some(Instant::now() + 2 * HANDSHAKE),
             closing: false,
             connected_at: None,
         };
-        let end = serving.serve(self, eventloop, refused).await;
-        Counters::add(&self.shared.counters.dropped_publishes, serving.handed - serving.sent);
+        let end = serving.serve(self, eventloop).await;
         self.shared.connection.store(0, Ordering::Release);
-        // The client is gone: what it wrote last, a DISCONNECT perhaps, is still carried across.
-        let tunnelled = timeout(2 * LINGER, tunnels.join_next()).await;
-        let end = match (end, tunnelled) {
+        Counters::add(&self.shared.counters.dropped_publishes, serving.handed.len() as u64);
+        let end = match end {
+            End::Closed => {
+                // The client is gone: what it wrote last, the DISCONNECT, is still carried across.
+                if timeout(2 * LINGER, tunnels.join_next()).await.is_err() {
+                    tracing::debug!("the tunnel did not drain in time");
+                }
+                End::Closed
+            }
             // The tunnel saw the socket, so it knows better than the client's "aborted".
-            (End::Lost(_), Ok(Some(Ok(Err(error))))) => End::Lost(error.to_string()),
-            (end, _) => end,
+            End::Lost(seen) => End::Lost(reason.get().cloned().unwrap_or(seen)),
         };
         (end, serving.connected_at)
     }
@@ -181,30 +183,31 @@ impl Driver {
 struct Serving {
     number: u64,
     client: AsyncClient,
+    /// Shut while nothing is to be read from the broker.
+    gate: watch::Sender<bool>,
     /// Filters asked for so far; confirmed, but for those of the SUBSCRIBE on its way.
     subscribed: usize,
     /// What is being handed to rumqttc.
     request: Option<Request>,
-    /// Publishes given to rumqttc, and those it has written.
-    handed: u64,
-    sent: u64,
+    /// The queue's room held by publishes that rumqttc has not written yet, in order; at QoS 1 it is held on
+    /// until the packet identifier is confirmed.
+    handed: VecDeque<(Qos, OwnedSemaphorePermit)>,
+    unconfirmed: HashMap<u16, OwnedSemaphorePermit>,
+    /// A ping has no answer yet.
+    pinging: bool,
     deadline: Option<Instant>,
     closing: bool,
     connected_at: Option<Instant>,
 }
 
 impl Serving {
-    async fn serve(
-        &mut self,
-        driver: &mut Driver,
-        mut eventloop: EventLoop,
-        mut refused: mpsc::Receiver<Refused>,
-    ) -> End {
+    async fn serve(&mut self, driver: &mut Driver, mut eventloop: EventLoop) -> End {
         loop {
             let polled = {
                 // Not dropped before it is ready: rumqttc would lose what it has in hand.
                 let mut poll = pin!(eventloop.poll());
                 loop {
+                    self.set_gate(driver);
                     let idle = self.request.is_none() && !self.closing;
                     tokio::select! {
                         polled = &mut poll => break polled,
@@ -217,10 +220,11 @@ impl Serving {
                         }
                         delivered = driver.outlet.deliver(), if driver.outlet.has_deliverable() => {
                             if let Err(OwnerGone) = delivered {
-                                self.close();
+                                return End::Closed;
                             }
                         }
-                        Some(refused) = refused.recv() => driver.outlet.push(report(refused)),
+                        // Only to look at the gate again.
+                        () = driver.shared.stir.notified() => {}
                         () = at(self.deadline) => return self.too_late(driver),
                     }
                 }
@@ -231,7 +235,12 @@ impl Serving {
                         return end;
                     }
                 }
-                Ok(rumqttc::Event::Outgoing(Sent::Publish(_))) => self.sent += 1,
+                Ok(rumqttc::Event::Outgoing(Sent::Publish(identifier))) => {
+                    if let Some((Qos::AtLeastOnce, room)) = self.handed.pop_front() {
+                        self.unconfirmed.insert(identifier, room);
+                    }
+                }
+                Ok(rumqttc::Event::Outgoing(Sent::PingReq)) => self.pinging = true,
                 Ok(rumqttc::Event::Outgoing(Sent::Disconnect)) => return End::Closed,
                 Ok(rumqttc::Event::Outgoing(_)) => {}
                 Err(_) if self.closing => return End::Closed,
@@ -240,15 +249,25 @@ impl Serving {
         }
     }
 
+    /// Shuts the gate when too many events wait, but never on an answer that somebody waits for: it comes
+    /// behind the messages.
+    fn set_gate(&self, driver: &Driver) {
+        let awaited = self.connected_at.is_none()
+            || self.closing
+            || self.pinging
+            || driver.shared.waiting.load(Ordering::Acquire) > 0;
+        let shut = driver.outlet.is_half_full() && !awaited;
+        self.gate.send_if_modified(|gate| std::mem::replace(gate, shut) != shut);
+    }
+
     fn command(&mut self, driver: &Driver, command: Option<Command>) {
         match command {
             Some(Command::Publish(outgoing)) if outgoing.connection == self.number => {
-                self.handed += 1;
+                let Outgoing { topic, payload, qos, retain, room, .. } = outgoing;
+                self.handed.push_back((qos, room));
                 let client = self.client.clone();
-                self.request = Some(Box::pin(async move {
-                    let Outgoing { topic, payload, qos, retain, .. } = outgoing;
-                    client.publish(topic, quality(qos), retain, payload).await
-                }));
+                self.request =
+                    Some(Box::pin(async move { client.publish(topic, quality(qos), retain, payload).await }));
             }
             // Queued for a connection that is gone.
             Some(Command::Publish(outgoing)) => driver.drop_command(&Command::Publish(outgoing)),
@@ -310,11 +329,22 @@ impl Serving {
                 self.subscribe(driver)
             }
             Packet::Publish(message) => {
-                driver.outlet.push(Event::Message {
-                    topic: message.topic,
-                    payload: message.payload.into(),
-                    retain: message.retain,
-                });
+                match Refused::from_message(&message.topic, &message.payload) {
+                    Some(refused) => report(driver, refused),
+                    None => driver.outlet.offer(Event::Message {
+                        topic: message.topic,
+                        payload: message.payload.into(),
+                        retain: message.retain,
+                    }),
+                }
+                Ok(())
+            }
+            Packet::PubAck(ack) => {
+                self.unconfirmed.remove(&ack.pkid);
+                Ok(())
+            }
+            Packet::PingResp => {
+                self.pinging = false;
                 Ok(())
             }
             _ => Ok(()),
@@ -381,10 +411,16 @@ fn refuse_subscription(shared: &Shared, outlet: &mut Outlet, topic: &str) {
     outlet.push(Event::SubscriptionRefused { topic: topic.to_owned() });
 }
 
-fn report(refused: Refused) -> Event {
+fn report(driver: &mut Driver, refused: Refused) {
     let Refused { topic, bytes, oversized, .. } = refused;
     tracing::warn!(topic, bytes, oversized, "message refused");
-    if oversized { Event::Oversized { topic, bytes } } else { Event::Malformed { topic, bytes } }
+    let counters = &driver.shared.counters;
+    Counters::add(if oversized { &counters.oversized } else { &counters.malformed }, 1);
+    driver.outlet.offer(if oversized {
+        Event::Oversized { topic, bytes }
+    } else {
+        Event::Malformed { topic, bytes }
+    });
 }
 
 fn explain(error: &ConnectionError) -> String {

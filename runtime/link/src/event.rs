@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-/// Something that happened on the link. Within one connection `Connected` comes before its messages, unless
-/// more retained ones than the link may hold arrive before the last subscription is confirmed.
+/// Something that happened on the link. Within one connection `Connected` comes before its messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
@@ -48,13 +47,4 @@ pub enum Event {
         /// The topic filter.
         topic: String,
     },
-}
-
-impl Event {
-    pub(crate) fn bytes(&self) -> usize {
-        match self {
-            Self::Message { topic, payload, .. } => topic.len() + payload.len(),
-            _ => 0,
-        }
-    }
 }

@@ -1,5 +1,8 @@
-//! MQTT 3.1.1 packet boundaries in a stream of bytes, and the messages that must not reach rumqttc: bytes in,
+//! MQTT 3.1.1 packet boundaries in a broker's stream, and the messages that must not reach rumqttc: bytes in,
 //! bytes out, no socket. Memory is bounded by the longest topic (64 KiB), however long the packet.
+//!
+//! A message taken out leaves a small one in its place, with its packet identifier, that says what it was. So
+//! rumqttc confirms it to the broker like any other, in its turn: brokers may insist on the order (section 4.6).
 
 #[cfg(test)]
 mod tests;
@@ -24,15 +27,52 @@ pub(crate) enum Violation {
     Control(usize),
 }
 
+/// The topic of the message left in the place of one taken out. A message that comes with it from outside is
+/// itself taken out, so it cannot be forged.
+const MARKER: &str = "$loadonce-link/refused";
+
 /// A message that was taken out of the stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Refused {
+    /// The topic's first 256 bytes, as far as it is text.
     pub(crate) topic: String,
     /// Size of the packet in bytes.
     pub(crate) bytes: u64,
     pub(crate) oversized: bool,
     /// The packet identifier to confirm, for a message at QoS 1.
-    pub(crate) confirm: Option<u16>,
+    confirm: Option<u16>,
+}
+
+impl Refused {
+    /// The PUBLISH packet to leave in its place: payload = oversized u8, bytes u64 little-endian, topic.
+    fn write_marker(&self, out: &mut Vec<u8>) {
+        let body = 2 + MARKER.len() + if self.confirm.is_some() { 2 } else { 0 } + 9 + self.topic.len();
+        out.push(if self.confirm.is_some() { 0x32 } else { 0x30 });
+        // At most 256 bytes of topic, each at most three as a replacement character: two bytes of length.
+        out.extend_from_slice(&[body as u8 | 0x80, (body >> 7) as u8]);
+        out.extend_from_slice(&(MARKER.len() as u16).to_be_bytes());
+        out.extend_from_slice(MARKER.as_bytes());
+        if let Some(identifier) = self.confirm {
+            out.extend_from_slice(&identifier.to_be_bytes());
+        }
+        out.push(u8::from(self.oversized));
+        out.extend_from_slice(&self.bytes.to_le_bytes());
+        out.extend_from_slice(self.topic.as_bytes());
+    }
+
+    /// Reads what rumqttc hands up; `None` for an ordinary message.
+    pub(crate) fn from_message(topic: &str, payload: &[u8]) -> Option<Self> {
+        if topic != MARKER {
+            return None;
+        }
+        let (head, topic) = payload.split_first_chunk::<9>()?;
+        Some(Self {
+            topic: String::from_utf8_lossy(topic).into_owned(),
+            bytes: u64::from_le_bytes(*head.last_chunk()?),
+            oversized: head[0] != 0,
+            confirm: None,
+        })
+    }
 }
 
 /// First byte and length field of a packet, byte by byte.
@@ -57,51 +97,6 @@ impl FixedHeader {
 
     fn bytes(&self) -> &[u8] {
         &self.bytes[..self.len]
-    }
-}
-
-/// Knows whether the client's stream is between two packets, where another may be put in.
-#[derive(Debug)]
-pub(crate) enum Upstream {
-    Header(UpstreamHeader),
-    Body { left: usize },
-}
-
-/// A length field that is not complete yet.
-#[derive(Debug, Default)]
-pub(crate) struct UpstreamHeader(FixedHeader);
-
-impl Default for Upstream {
-    fn default() -> Self {
-        Self::Header(UpstreamHeader::default())
-    }
-}
-
-impl Upstream {
-    pub(crate) fn push(&mut self, mut input: &[u8]) -> Result<(), Violation> {
-        while let Some((&byte, rest)) = input.split_first() {
-            match self {
-                Self::Header(header) => {
-                    input = rest;
-                    if let Some(left) = header.0.push(byte)? {
-                        *self = Self::Body { left };
-                    }
-                }
-                Self::Body { left } => {
-                    let taken = input.len().min(*left);
-                    *left -= taken;
-                    input = &input[taken..];
-                }
-            }
-            if matches!(self, Self::Body { left: 0 }) {
-                *self = Self::default();
-            }
-        }
-        Ok(())
-    }
-
-    pub(crate) fn is_between_packets(&self) -> bool {
-        matches!(self, Self::Header(header) if header.0.len == 0)
     }
 }
 
@@ -136,14 +131,8 @@ impl Downstream {
         Self { max_packet_bytes, state: State::Header(FixedHeader::default()) }
     }
 
-    /// Takes the next bytes of the stream; appends to `out` what may pass and to `refused` what was taken out,
-    /// as soon as its last byte was seen.
-    pub(crate) fn push(
-        &mut self,
-        mut input: &[u8],
-        out: &mut Vec<u8>,
-        refused: &mut Vec<Refused>,
-    ) -> Result<(), Violation> {
+    /// Takes the next bytes of the stream and appends to `out` what goes on to rumqttc.
+    pub(crate) fn push(&mut self, mut input: &[u8], out: &mut Vec<u8>) -> Result<(), Violation> {
         while let Some((&byte, rest)) = input.split_first() {
             match &mut self.state {
                 State::Header(header) => {
@@ -178,16 +167,16 @@ impl Downstream {
                     input = &input[taken..];
                 }
             }
-            self.finish(refused);
+            self.finish(out);
         }
         Ok(())
     }
 
     /// A packet without bytes left is over, before any more input.
-    fn finish(&mut self, out: &mut Vec<Refused>) {
-        match &mut self.state {
+    fn finish(&mut self, out: &mut Vec<u8>) {
+        match &self.state {
             State::Pass { left: 0 } => {}
-            State::Swallow { left: 0, refused } => out.push(refused.clone()),
+            State::Swallow { left: 0, refused } => refused.write_marker(out),
             _ => return,
         }
         self.state = State::Header(FixedHeader::default());
@@ -241,9 +230,9 @@ fn judge(head: &[u8], fixed: usize, remaining: usize, max: usize) -> Option<Resu
     }
     let (topic, identifier) = variable[2..].split_at(topic_len);
     let identifier = identifier.first_chunk().map(|bytes| u16::from_be_bytes(*bytes));
-    let text =
-        std::str::from_utf8(topic).is_ok_and(|topic| !topic.is_empty() && !topic.contains(['+', '#', '\0']));
-    if bytes <= max && text && qos < 3 && identifier != Some(0) {
+    let usable = std::str::from_utf8(topic)
+        .is_ok_and(|topic| !topic.is_empty() && !topic.contains(['+', '#', '\0']) && topic != MARKER);
+    if bytes <= max && usable && qos < 3 && identifier != Some(0) {
         return Some(Ok(()));
     }
     // Only QoS 1 is closed by one packet; the link subscribes to nothing above it.

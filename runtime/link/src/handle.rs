@@ -2,11 +2,11 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use loadonce_wire::limits::packet_bytes;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
@@ -74,7 +74,7 @@ pub(crate) struct Outgoing {
     pub(crate) qos: Qos,
     pub(crate) retain: bool,
     /// Its share of the queue's bytes, given back when it is dropped.
-    pub(crate) _room: OwnedSemaphorePermit,
+    pub(crate) room: OwnedSemaphorePermit,
 }
 
 #[derive(Debug)]
@@ -89,6 +89,26 @@ pub(crate) struct Shared {
     pub(crate) counters: Arc<Counters>,
     /// The number of the connection that is up; 0 while there is none.
     pub(crate) connection: AtomicU64,
+    /// How many callers wait in `publish`, and the word to the driver that one more does.
+    pub(crate) waiting: AtomicUsize,
+    pub(crate) stir: Notify,
+}
+
+/// Counts a caller that waits, until dropped.
+struct WaitingCaller<'a>(&'a Shared);
+
+impl<'a> WaitingCaller<'a> {
+    fn new(shared: &'a Shared) -> Self {
+        shared.waiting.fetch_add(1, Ordering::AcqRel);
+        shared.stir.notify_one();
+        Self(shared)
+    }
+}
+
+impl Drop for WaitingCaller<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 /// Starts links.
@@ -98,7 +118,7 @@ pub struct Link;
 impl Link {
     /// Starts a link on the current tokio runtime; it connects, and reconnects, until it is closed, all
     /// its handles are dropped, or its receiver is (noticed at the next event). The receiver must be read: see
-    /// [`LinkConfig::event_queue`](crate::LinkConfig).
+    /// [`LinkConfig::event_bytes`](crate::LinkConfig).
     ///
     /// # Panics
     /// Outside of a tokio runtime with time and I/O enabled.
@@ -109,7 +129,8 @@ impl Link {
         let dir = tempfile::Builder::new().prefix("loadonce-link-").tempdir().map_err(LinkError::Tunnel)?;
         let shared = Arc::new(Shared::default());
         let (commands, commands_rx) = mpsc::channel(config.queue_messages);
-        let (events, events_rx) = mpsc::channel(config.event_queue);
+        // One: the queue with the bound of bytes is the outlet.
+        let (events, events_rx) = mpsc::channel(1);
         let (done, done_rx) = watch::channel(false);
         let (max_packet_bytes, queue_bytes) = (config.max_packet_bytes, config.queue_bytes);
         let driver =
@@ -155,8 +176,9 @@ impl LinkHandle {
     ) -> Result<(), LinkError> {
         let (topic, payload) = (topic.into(), payload.into());
         let (connection, bytes) = self.admit(&topic, &payload)?;
+        let _waiting = WaitingCaller::new(&self.shared);
         let room = Arc::clone(&self.room).acquire_many_owned(bytes).await.map_err(|_| LinkError::Closed)?;
-        let outgoing = Outgoing { connection, topic, payload, qos, retain, _room: room };
+        let outgoing = Outgoing { connection, topic, payload, qos, retain, room };
         self.commands.send(Command::Publish(outgoing)).await.map_err(|_| LinkError::Closed)
     }
 
@@ -178,7 +200,7 @@ impl LinkHandle {
             TryAcquireError::NoPermits => full(),
             TryAcquireError::Closed => LinkError::Closed,
         })?;
-        let outgoing = Outgoing { connection, topic, payload, qos, retain, _room: room };
+        let outgoing = Outgoing { connection, topic, payload, qos, retain, room };
         self.commands.try_send(Command::Publish(outgoing)).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => full(),
             mpsc::error::TrySendError::Closed(_) => LinkError::Closed,

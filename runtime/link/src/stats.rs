@@ -15,6 +15,8 @@ pub struct LinkStats {
     pub oversized: u64,
     /// Messages taken out because they broke the protocol.
     pub malformed: u64,
+    /// Messages dropped because the owner did not take them and the bound was reached.
+    pub dropped_messages: u64,
     /// Publishes that were refused or dropped because there was no connection or no room.
     pub dropped_publishes: u64,
     /// Subscriptions refused or not confirmed.
@@ -28,6 +30,7 @@ pub(crate) struct Counters {
     pub(crate) connects: AtomicU64,
     pub(crate) oversized: AtomicU64,
     pub(crate) malformed: AtomicU64,
+    pub(crate) dropped_messages: AtomicU64,
     pub(crate) dropped_publishes: AtomicU64,
     pub(crate) subscription_refusals: AtomicU64,
 }
@@ -45,6 +48,7 @@ impl Counters {
             connects: get(&self.connects),
             oversized: get(&self.oversized),
             malformed: get(&self.malformed),
+            dropped_messages: get(&self.dropped_messages),
             dropped_publishes: get(&self.dropped_publishes),
             subscription_refusals: get(&self.subscription_refusals),
         }

@@ -4,27 +4,24 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixListener, UnixStream};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::config::Broker;
-use crate::filter::{Downstream, Refused, Upstream};
+use crate::filter::Downstream;
 use crate::stats::Counters;
 
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the broker may take to close its side after ours.
 pub(crate) const LINGER: Duration = Duration::from_secs(2);
 const BUFFER: usize = 16 * 1024;
-/// Confirmations of messages taken out that wait for a gap between the client's packets.
-const CONFIRMATIONS: usize = 64;
-
 /// How the broker is reached; TLS becomes another kind.
 #[derive(Debug, Clone)]
 pub(crate) enum Dialer {
@@ -118,99 +115,63 @@ impl Drop for Mouth {
     }
 }
 
-/// What one connection's tunnel needs besides its two ends.
-#[derive(Debug)]
-pub(crate) struct Tunnel {
-    pub(crate) max_packet_bytes: usize,
-    pub(crate) gate: watch::Receiver<bool>,
-    pub(crate) refused: mpsc::Sender<Refused>,
-    pub(crate) counters: Arc<Counters>,
-}
-
-impl Tunnel {
-    /// Copies both ways until one end closes. `Ok` if it was rumqttc.
-    pub(crate) async fn run(
-        self,
-        mouth: Mouth,
-        broker: impl AsyncRead + AsyncWrite + Unpin,
-    ) -> io::Result<()> {
-        let (local_read, local_write) = mouth.accept().await?.into_split();
-        let (mut broker_read, mut broker_write) = tokio::io::split(broker);
-        let (confirm, confirmations) = mpsc::channel(CONFIRMATIONS);
-        let ended = tokio::select! {
-            ended = up(local_read, &mut broker_write, confirmations) => ended,
-            ended = self.down(&mut broker_read, local_write, confirm) => ended,
-        };
-        if ended.is_ok() {
-            // Closing with unread bytes resets the connection, and the broker might lose our DISCONNECT.
-            broker_write.shutdown().await?;
-            let mut nowhere = tokio::io::sink();
-            if timeout(LINGER, tokio::io::copy(&mut broker_read, &mut nowhere)).await.is_err() {
-                tracing::debug!("the broker did not close its side in time");
-            }
-        }
-        ended
-    }
-
-    async fn down(
-        mut self,
-        mut broker: impl AsyncRead + Unpin,
-        mut local: impl AsyncWrite + Unpin,
-        confirm: mpsc::Sender<u16>,
-    ) -> io::Result<()> {
-        let mut filter = Downstream::new(self.max_packet_bytes);
-        let (mut buffer, mut out, mut refused) = (vec![0; BUFFER], Vec::new(), Vec::new());
-        loop {
-            if self.gate.wait_for(|shut| !shut).await.is_err() {
-                return Ok(());
-            }
-            let read = broker.read(&mut buffer).await?;
-            if read == 0 {
-                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the broker closed the connection"));
-            }
-            filter.push(&buffer[..read], &mut out, &mut refused).map_err(io::Error::other)?;
-            local.write_all(&out).await?;
-            out.clear();
-            for refused in refused.drain(..) {
-                let counters = &self.counters;
-                Counters::add(if refused.oversized { &counters.oversized } else { &counters.malformed }, 1);
-                if let Some(identifier) = refused.confirm
-                    && confirm.send(identifier).await.is_err()
-                {
-                    return Ok(());
-                }
-                // The counter is the truth; a report more or less, when many wait, is not.
-                if let Err(error) = self.refused.try_send(refused) {
-                    tracing::debug!(%error, "refused message not reported");
-                }
-            }
-        }
-    }
-}
-
-async fn up(
-    mut local: impl AsyncRead + Unpin,
-    mut broker: impl AsyncWrite + Unpin,
-    mut confirmations: mpsc::Receiver<u16>,
+/// Copies both ways until one end closes. While the gate is shut, nothing is read from the broker. If it was
+/// the broker's end, `reason` says why before rumqttc can notice.
+pub(crate) async fn run(
+    mouth: Mouth,
+    broker: impl AsyncRead + AsyncWrite + Unpin,
+    max_packet_bytes: usize,
+    gate: watch::Receiver<bool>,
+    reason: Arc<OnceLock<String>>,
 ) -> io::Result<()> {
-    let mut packets = Upstream::default();
+    let (mut local_read, mut local_write) = mouth.accept().await?.into_split();
+    let (mut broker_read, mut broker_write) = tokio::io::split(broker);
+    let ended = tokio::select! {
+        ended = up(&mut local_read, &mut broker_write) => ended,
+        ended = down(&mut broker_read, &mut local_write, max_packet_bytes, gate) => ended,
+    };
+    if let Err(error) = ended {
+        reason.get_or_init(|| error.to_string());
+        return Err(error);
+    }
+    // Closing with unread bytes resets the connection, and the broker might lose our DISCONNECT.
+    broker_write.shutdown().await?;
+    let mut nowhere = tokio::io::sink();
+    if timeout(LINGER, tokio::io::copy(&mut broker_read, &mut nowhere)).await.is_err() {
+        tracing::debug!("the broker did not close its side in time");
+    }
+    Ok(())
+}
+
+async fn up(mut local: impl AsyncRead + Unpin, mut broker: impl AsyncWrite + Unpin) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER];
     loop {
-        tokio::select! {
-            Some(identifier) = confirmations.recv(), if packets.is_between_packets() => {
-                let [high, low] = u16::to_be_bytes(identifier);
-                // PUBACK (section 3.4).
-                broker.write_all(&[0x40, 2, high, low]).await?;
-            }
-            read = local.read(&mut buffer) => {
-                let read = read?;
-                if read == 0 {
-                    return Ok(());
-                }
-                broker.write_all(&buffer[..read]).await?;
-                packets.push(&buffer[..read]).map_err(io::Error::other)?;
-            }
+        let read = local.read(&mut buffer).await?;
+        if read == 0 {
+            return Ok(());
         }
+        broker.write_all(&buffer[..read]).await?;
         broker.flush().await?;
     }
+}
+
+async fn down(
+    mut broker: impl AsyncRead + Unpin,
+    mut local: impl AsyncWrite + Unpin,
+    max_packet_bytes: usize,
+    mut gate: watch::Receiver<bool>,
+) -> io::Result<()> {
+    let mut filter = Downstream::new(max_packet_bytes);
+    let (mut buffer, mut out) = (vec![0; BUFFER], Vec::new());
+    // The gate's other end is only dropped together with the client, which ends the connection as well.
+    while gate.wait_for(|shut| !shut).await.is_ok() {
+        let read = broker.read(&mut buffer).await?;
+        if read == 0 {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the broker closed the connection"));
+        }
+        filter.push(&buffer[..read], &mut out).map_err(io::Error::other)?;
+        local.write_all(&out).await?;
+        out.clear();
+    }
+    Ok(())
 }

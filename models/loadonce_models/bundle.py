@@ -27,7 +27,7 @@ licence = "MIT OR Apache-2.0"
 parameters = {parameters}
 fp32_bytes = {fp32_bytes}
 opset = 17
-quantization = "dynamic int8, per channel, symmetric weights"
+quantization = "dynamic int8, per channel, symmetric 7-bit weights"
 
 [input]
 modalities = ["window", "picture"]

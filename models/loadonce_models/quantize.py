@@ -13,7 +13,12 @@ from .export import EMBED_NODE, IR
 
 
 def quantize(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Weights per channel in symmetric int8, activations per tensor at run time."""
+    """Weights per channel in symmetric int8 of 7 bits, activations per tensor at run time.
+
+    x86-64 processors without VNNI add two products of u8 and i8 in 16 bits and saturate;
+    with weights in -64..64 nothing can, so every processor and engine computes the same
+    integers and a fingerprint means the same features everywhere.
+    """
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder, "fp32.onnx"), Path(folder, "int8.onnx")
         onnx.save(model, source)
@@ -23,6 +28,7 @@ def quantize(model: onnx.ModelProto) -> onnx.ModelProto:
             op_types_to_quantize=["MatMul"],
             nodes_to_exclude=[EMBED_NODE],
             per_channel=True,
+            reduce_range=True,
             weight_type=QuantType.QInt8,
             # Attention multiplies two activations; in int8 that loses more than it saves.
             extra_options={"MatMulConstBOnly": True, "EnableSubgraph": False},

@@ -24,7 +24,7 @@ fn ignored(core: &Aggregator, why: &str) -> u64 {
 }
 
 #[test]
-#[cfg_attr(feature = "fault-no-dedup", should_panic)]
+#[cfg_attr(feature = "fault-no-dedup", should_panic(expected = "Duplicate"))]
 fn invariant_02_apply_is_idempotent() {
     let task = task(DIGITS);
     let mut core = open(settings(&[DIGITS]));
@@ -205,7 +205,7 @@ fn invariant_10_bad_messages_are_refused_counted_and_survived() {
     }
     assert_eq!(ignored(&core, "unknown_topic"), 5);
     let state = Topic::State { gateway: "g1" }.text(SITE);
-    for payload in [&b"{"[..], b"null", b"{\"state\":\"up\"}", &[0xff; 70_000]] {
+    for payload in [&b"{"[..], b"null", b"{\"state\":\"up\"}", &vec![0xff; 70_000]] {
         core.on_message(&state, payload, 0).unwrap();
     }
     assert_eq!(ignored(&core, "presence"), 4);
@@ -433,7 +433,10 @@ fn a_changed_round_policy_is_published_with_a_higher_serial() {
 
 #[test]
 fn pieces_of_a_large_step_come_in_any_order_and_twice() {
-    let toml = DIGITS.replace("rank = 2, features = 4", "rank = 64, features = 128").replace("10.0", "1e6");
+    let toml = DIGITS
+        .replace("rank = 2, features = 4", "rank = 64, features = 256")
+        .replace("modality = \"picture\"", "modality = \"window\", channels = 2")
+        .replace("10.0", "1e6");
     let task = task(&toml);
     let mut core = open(settings(&[&toml]));
     let (mut gateways, base) = first_version(&mut core, &task);

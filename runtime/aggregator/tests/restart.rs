@@ -46,11 +46,12 @@ impl Site {
     }
 
     /// Runs until the lineage rests and every outbox is empty.
-    fn run(mut self) -> Outcome {
+    fn run(mut self) -> (Outcome, u64) {
         for _ in 0..400 {
             self.now_ms += 100;
             if self.settled() {
-                return self.outcome();
+                let messages = self.messages;
+                return (self.outcome(), messages);
             }
             if self.core.is_none() {
                 self.start();
@@ -123,36 +124,48 @@ impl Site {
     }
 }
 
+/// A disk with an empty database: making one is a single step on a real disk.
+fn disk() -> PowerCutDisk {
+    PowerCutDisk::with_database().unwrap().power_cycle(0)
+}
+
 /// An undisturbed run, its messages and the disk's operations.
 fn undisturbed() -> (Outcome, u64, u64) {
-    let disk = PowerCutDisk::new();
-    let site = Site::new(disk.clone(), Some(u64::MAX), 0);
-    let outcome = site.run();
-    // Every message is sent once: 3 sums, 6 steps, 1 sum between them, and a tick per turn.
-    (outcome, 60, disk.operations())
+    let disk = disk();
+    let (outcome, messages) = Site::new(disk.clone(), None, 0).run();
+    (outcome, messages, disk.operations())
 }
 
 #[test]
-#[cfg_attr(any(feature = "fault-ack-before-persist", feature = "fault-no-dedup"), should_panic)]
+#[cfg_attr(feature = "fault-ack-before-persist", should_panic(expected = "a contribution was lost"))]
+#[cfg_attr(
+    all(feature = "fault-no-dedup", not(feature = "fault-ack-before-persist")),
+    should_panic(expected = "power cut at operation")
+)]
 fn a_power_cut_at_any_write_leads_to_the_same_lineage() {
     let (expected, _, operations) = undisturbed();
     assert!(operations > 50, "{operations}");
     for cut in 1..=operations {
         for seed in 0..3 {
-            let disk = PowerCutDisk::new();
+            let disk = disk();
             disk.cut_power_at(cut);
-            let outcome = Site::new(disk, None, seed).run();
+            let (outcome, _) = Site::new(disk, None, seed).run();
             assert_eq!(outcome, expected, "power cut at operation {cut}, seed {seed}");
         }
     }
 }
 
 #[test]
-#[cfg_attr(any(feature = "fault-ack-before-persist", feature = "fault-no-dedup"), should_panic)]
+#[cfg_attr(feature = "fault-ack-before-persist", should_panic(expected = "a contribution was lost"))]
+#[cfg_attr(
+    all(feature = "fault-no-dedup", not(feature = "fault-ack-before-persist")),
+    should_panic(expected = "answers to message")
+)]
 fn invariant_02_answers_lost_at_any_message_lead_to_the_same_lineage() {
     let (expected, messages, _) = undisturbed();
+    assert!(messages > 10, "{messages}");
     for at in 1..=messages {
-        let outcome = Site::new(PowerCutDisk::new(), Some(at), 0).run();
+        let (outcome, _) = Site::new(disk(), Some(at), 0).run();
         assert_eq!(outcome, expected, "answers to message {at} lost");
     }
 }

@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use crate::figures::{ContributionFigures, Counters, Figures, GatewayFigures, TaskFigures};
 use crate::journal::{Journal, JournalError};
-use crate::line::{Line, Newest};
+use crate::line::{Line, Newest, SHOWN_VERSIONS};
 use crate::outgoing::{Note, Outgoing};
 use crate::registry::{PresenceOutcome, Registry};
 use crate::settings::Settings;
@@ -83,6 +83,10 @@ impl Aggregator {
                 let previous = journal.version(&line.id, entry.version - 1)?.map(|previous| previous.module);
                 line.advance(Some(Newest { entry, bytes: bytes as u32 }), previous);
             }
+            for gateways in journal.participants(&line.id, SHOWN_VERSIONS)?.into_iter().rev() {
+                line.note_participants(gateways);
+            }
+            line.samples = journal.totals(&line.id)?.map_or(0, |totals| totals.samples());
             let broken =
                 journal.pending(&line.id, |pending| line.round.join(pending.manifest.key, now_ms))?;
             if broken > 0 {
@@ -175,26 +179,22 @@ impl Aggregator {
     }
 
     /// The figures as of now.
-    pub fn figures(&self, now_ms: u64) -> Result<Figures, JournalError> {
-        let mut tasks = Vec::new();
-        for line in self.lines.values() {
-            let lineage = self.journal.lineage(&line.id)?;
-            tasks.push(TaskFigures {
-                name: line.name().to_owned(),
-                backbone: line.pointer.backbone.clone(),
-                version: line.version(),
-                hash: line.newest.map(|newest| encode_hex(&newest.entry.module)).unwrap_or_default(),
-                bytes: line.newest.map_or(0, |newest| newest.bytes),
-                serial: line.pointer.serial,
-                wants: line.pointer.wants,
-                round_contributions: line.round.contributions(),
-                round_gateways: line.round.gateways(),
-                quorum: line.task.manifest.rounds.quorum,
-                samples: self.journal.totals(&line.id)?.map_or(0, |totals| totals.samples()),
-                participants: lineage.iter().map(|entry| entry.gateways).collect(),
-                heldout: line.heldout,
-            });
-        }
+    pub fn figures(&self, now_ms: u64) -> Figures {
+        let tasks = self.lines.values().map(|line| TaskFigures {
+            name: line.name().to_owned(),
+            backbone: line.pointer.backbone.clone(),
+            version: line.version(),
+            hash: line.newest.map(|newest| encode_hex(&newest.entry.module)).unwrap_or_default(),
+            bytes: line.newest.map_or(0, |newest| newest.bytes),
+            serial: line.pointer.serial,
+            wants: line.pointer.wants,
+            round_contributions: line.round.contributions(),
+            round_gateways: line.round.gateways(),
+            quorum: line.task.manifest.rounds.quorum,
+            samples: line.samples,
+            participants: line.participants.iter().copied().collect(),
+            heldout: line.heldout,
+        });
         let gateways = self.registry.iter().map(|(name, gateway)| GatewayFigures {
             name: name.clone(),
             key: gateway.record.key.clone(),
@@ -208,10 +208,10 @@ impl Aggregator {
         });
         let (transfers_open, transfers_bytes) = self.transfers.held();
         let counters = self.counters.clone();
-        Ok(Figures {
+        Figures {
             site: self.site.clone(),
             key: encode_hex(&self.identity.public()),
-            tasks,
+            tasks: tasks.collect(),
             contributions: ContributionFigures {
                 sums: counters.sums,
                 steps: counters.steps,
@@ -226,7 +226,7 @@ impl Aggregator {
             blocks: counters.blocks,
             block_bytes: counters.block_bytes,
             gateways: gateways.collect(),
-        })
+        }
     }
 
     fn presence(&mut self, gateway: &str, payload: &[u8], now_ms: u64) -> Result<(), JournalError> {

@@ -114,6 +114,7 @@ impl Aggregator {
             task = name, version, hash = encode_hex(&draft.entry.module)
         );
         line.advance(Some(newest), previous);
+        line.note_participants(draft.entry.gateways);
         line.pointer = pointer;
         line.heldout = draft.heldout;
         let LineageEntry { made, gateways, count, weight, .. } = draft.entry;

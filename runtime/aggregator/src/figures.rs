@@ -82,7 +82,7 @@ pub struct TaskFigures {
     pub quorum: usize,
     /// Samples in the totals.
     pub samples: i64,
-    /// Gateways that contributed to each version, from version 1.
+    /// Gateways that contributed to each of the newest 256 versions, oldest first.
     pub participants: Vec<u32>,
     /// Held-out figures of the steps behind the newest version, if it was cut from steps by this process.
     pub heldout: Option<Heldout>,

@@ -210,10 +210,13 @@ impl Aggregator {
     /// The one durable transaction of a contribution; only afterwards may it be acknowledged.
     fn persist(&mut self, accepted: Accepted, now_ms: u64) -> Result<Result<(), Reason>, JournalError> {
         let Accepted { intake, manifest, joins } = accepted;
-        if let Err(error) = self.journal.accept(&intake)? {
-            tracing::warn!(gateway = intake.gateway, %error, "a sum cannot join the totals");
-            return Ok(Err(Reason::TooLarge));
-        }
+        let samples = match self.journal.accept(&intake)? {
+            Ok(samples) => samples,
+            Err(error) => {
+                tracing::warn!(gateway = intake.gateway, %error, "a sum cannot join the totals");
+                return Ok(Err(Reason::TooLarge));
+            }
+        };
         tracing::info!(
             target: "boundary", process = "aggregator", boundary = "intake.persisted",
             gateway = intake.gateway, epoch = manifest.epoch, sequence = manifest.sequence, task = %manifest.task
@@ -230,6 +233,7 @@ impl Aggregator {
             }
         };
         if let Some(line) = self.lines.get_mut(manifest.task.as_str()) {
+            line.samples = samples.unwrap_or(line.samples);
             if joins {
                 line.round.join(manifest.key, now_ms);
             }

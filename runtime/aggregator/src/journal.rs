@@ -209,10 +209,11 @@ impl Journal {
         Ok(if known < MAX_EPOCHS { Seen::New } else { Seen::TooManyEpochs })
     }
 
-    /// Writes an accepted contribution; the inner error is a sum that cannot join the totals, and then nothing
-    /// was written.
-    pub(crate) fn accept(&self, intake: &Intake) -> Result<Result<(), SumsError>, JournalError> {
+    /// Writes an accepted contribution and returns the samples in the totals if it is a sum; the inner error is a
+    /// sum that cannot join them, and then nothing was written.
+    pub(crate) fn accept(&self, intake: &Intake) -> Result<Result<Option<i64>, SumsError>, JournalError> {
         let tx = self.database.begin_write()?;
+        let mut samples = None;
         if let Some(sum) = &intake.sum {
             let mut table = tx.open_table(TOTALS)?;
             let stored = table.get(intake.lineage)?.map(|bytes| Sums::from_bytes(bytes.value()));
@@ -226,6 +227,7 @@ impl Journal {
                 None => sum.clone(),
             };
             table.insert(intake.lineage, totals.to_bytes().as_slice())?;
+            samples = Some(totals.samples());
         }
         mark_seen(&tx, &intake.id)?;
         if let Some(keep) = &intake.keep {
@@ -233,7 +235,7 @@ impl Journal {
         }
         put_gateway(&tx, &intake.gateway, &intake.record)?;
         tx.commit()?;
-        Ok(Ok(()))
+        Ok(Ok(samples))
     }
 
     /// Hands every contribution of the open round to `take`, in the order of their identities; counts those that
@@ -272,6 +274,13 @@ impl Journal {
         let table = self.database.begin_read()?.open_table(VERSIONS)?;
         let last = table.range(numbered(lineage, 0)..=numbered(lineage, u64::MAX))?.next_back();
         last.map(|row| decode_entry(row?.1.value())).transpose()
+    }
+
+    /// Gateways behind the newest versions, newest first, at most `most` of them.
+    pub(crate) fn participants(&self, lineage: &Hash, most: usize) -> Result<Vec<u32>, JournalError> {
+        let table = self.database.begin_read()?.open_table(VERSIONS)?;
+        let rows = table.range(numbered(lineage, 0)..=numbered(lineage, u64::MAX))?.rev().take(most);
+        rows.map(|row| Ok(decode_entry(row?.1.value())?.gateways)).collect()
     }
 
     pub(crate) fn lineage(&self, lineage: &Hash) -> Result<Vec<LineageEntry>, JournalError> {
@@ -397,6 +406,7 @@ fn pending_range(lineage: &Hash) -> std::ops::RangeInclusive<[u8; 80]> {
 #[cfg(test)]
 mod tests {
     use loadonce_store::crash::PowerCutDisk;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -465,5 +475,42 @@ mod tests {
         tx.open_table(META).unwrap().insert("format", 2).unwrap();
         tx.commit().unwrap();
         assert!(matches!(Journal::open(database), Err(JournalError::Format(2))));
+    }
+
+    proptest! {
+        #[test]
+        fn pending_survives_a_round_trip(blob in proptest::collection::vec(any::<u8>(), 0..100)) {
+            let manifest = Manifest {
+                kind: loadonce_wire::ContributionKind::Step,
+                codec: 1,
+                key: [1; 32],
+                epoch: 2,
+                sequence: 3,
+                task: loadonce_wire::Name::new("digits").unwrap(),
+                backbone: [4; 32],
+                shape: [5; 32],
+                base_version: 6,
+                base_hash: [7; 32],
+                weight: 8,
+                heldout_samples: 9,
+                heldout_before: 1.0,
+                heldout_after: 0.5,
+                raw_bytes: 10,
+                blob_bytes: 11,
+                blob_hash: [12; 32],
+                signature: [13; 64],
+            };
+            let mut encoded = [0; loadonce_wire::manifest::MAX_MANIFEST];
+            let n = manifest.encode(&mut encoded).unwrap();
+            let bytes = Pending::encode(&encoded[..n], &blob);
+            let pending = Pending::decode(&bytes).unwrap();
+            prop_assert_eq!(pending.manifest, manifest);
+            prop_assert_eq!(pending.blob, blob);
+        }
+
+        #[test]
+        fn arbitrary_pending_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..500)) {
+            let _ = Pending::decode(&bytes);
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! A task's lineage as the core sees it. Everything here is derived from settings and journal.
 
+use std::collections::VecDeque;
+
 use loadonce_control::{Pointer, Stable, Wants};
 use loadonce_module::Sums;
 use loadonce_rounds::{Expected, LineageEntry, Open, Round, Rules, opening};
@@ -13,6 +15,9 @@ pub fn lineage_id(task: &str, backbone: &[u8; 32], shape: &[u8; 32]) -> [u8; 32]
     let length = [task.len() as u8];
     hash(&[b"loadonce lineage v1\0", &length[..], task.as_bytes(), backbone, shape].concat())
 }
+
+/// Versions whose participants are shown.
+pub(crate) const SHOWN_VERSIONS: usize = 256;
 
 /// The newest version.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +37,10 @@ pub(crate) struct Line {
     /// Hash of the module file before the newest one.
     pub(crate) previous: Option<[u8; 32]>,
     pub(crate) round: Round,
+    /// Samples in the totals.
+    pub(crate) samples: i64,
+    /// Gateways behind the newest versions, [`SHOWN_VERSIONS`] at most, oldest first.
+    pub(crate) participants: VecDeque<u32>,
     pub(crate) pointer: Pointer,
     /// Held-out figures that came with the steps of the newest version, since this process started.
     pub(crate) heldout: Option<Heldout>,
@@ -55,6 +64,8 @@ impl Line {
         };
         let mut line = Self {
             round: Round::new(Open::None, rules(&task)),
+            samples: 0,
+            participants: VecDeque::new(),
             task,
             id,
             shape,
@@ -74,6 +85,14 @@ impl Line {
         self.previous = previous;
         self.round = Round::new(self.opens_after(self.version()), rules(&self.task));
         self.pointer = self.pointer_to(newest, previous, self.pointer.serial);
+    }
+
+    /// Notes how many gateways are behind the version that follows the last noted one.
+    pub(crate) fn note_participants(&mut self, gateways: u32) {
+        if self.participants.len() == SHOWN_VERSIONS {
+            self.participants.pop_front();
+        }
+        self.participants.push_back(gateways);
     }
 
     pub(crate) fn name(&self) -> &str {

@@ -120,7 +120,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
             event = events.recv() => take(&mut core, event.ok_or(RunError::LinkEnded)?, now())?,
             _ = tick.tick() => Vec::new(),
             _ = figures.tick() => {
-                let written = write_figures(&figures_path, core.figures(now())?, start, link.is_connected(), link.stats());
+                let written = write_figures(&figures_path, core.figures(now()), start, link.is_connected(), link.stats());
                 if let (Err(error), false) = (&written, figures_failed) {
                     tracing::warn!(path = %figures_path.display(), %error, "figures are not written");
                 }

@@ -20,7 +20,7 @@ use loadonce_wire::{ContributionKind, Frame, Kind, Name, Reason, Status, Topic};
 type Change = fn(&mut loadonce_wire::Manifest);
 
 fn ignored(core: &Aggregator, why: &str) -> u64 {
-    core.figures(0).unwrap().ignored.get(why).copied().unwrap_or(0)
+    core.figures(0).ignored.get(why).copied().unwrap_or(0)
 }
 
 #[test]
@@ -38,7 +38,7 @@ fn invariant_02_apply_is_idempotent() {
         core.on_tick(120_000).unwrap();
     }
     assert_eq!(core.totals("digits").unwrap(), totals, "summed once");
-    let figures = core.figures(0).unwrap();
+    let figures = core.figures(0);
     assert_eq!((figures.contributions.sums, figures.contributions.duplicates), (1, 3));
 
     // The same sequence with other content is a conflict; the same content under a new sequence is new.
@@ -135,7 +135,7 @@ fn invariant_05_signature_and_hash_before_decompression() {
     let signature_at = forged.encoded.len() - 1;
     forged.encoded[signature_at] ^= 1;
     assert_eq!(send(&mut core, &gateway, &forged), refused(Reason::BadSignature));
-    assert_eq!(core.figures(0).unwrap().transfers_open, 0);
+    assert_eq!(core.figures(0).transfers_open, 0);
 
     // A blob that is not the one that was signed.
     let mut swapped = entry(&mut gateway, |_| {}, &bomb);
@@ -150,7 +150,7 @@ fn invariant_05_signature_and_hash_before_decompression() {
     let large = vec![0; 200_000];
     let large = entry(&mut gateway, |_| {}, &large);
     assert_eq!(send(&mut core, &gateway, &large), refused(Reason::TooLarge), "refused on its first frame");
-    assert_eq!(core.figures(0).unwrap().transfers_bytes, 0);
+    assert_eq!(core.figures(0).transfers_bytes, 0);
 
     // After all that the gateway is as welcome as before.
     let sum = gateway.sum(&task);
@@ -226,7 +226,7 @@ fn invariant_12_an_older_will_cannot_mark_a_live_gateway_down() {
     let will = |n| format!(r#"{{"state":"down","incarnation":{n}}}"#);
     let say = |core: &mut Aggregator, text: String| {
         core.on_message(&topic, text.as_bytes(), 0).unwrap();
-        let gateway = core.figures(0).unwrap().gateways[0].clone();
+        let gateway = core.figures(0).gateways[0].clone();
         (gateway.up, gateway.incarnation)
     };
     assert_eq!(say(&mut core, birth(4)), (true, 4));
@@ -332,7 +332,7 @@ fn a_lineage_from_sums_to_rest_and_its_module_files() {
     let lineage = core.lineage("digits").unwrap();
     assert_eq!(lineage[0].parent, [0; 32]);
     assert!(lineage.windows(2).all(|pair| pair[1].parent == pair[0].hash()));
-    let figures = core.figures(0).unwrap();
+    let figures = core.figures(0);
     assert_eq!((figures.tasks[0].samples, figures.tasks[0].participants.as_slice()), (12, &[3, 3, 3][..]));
     assert_eq!(figures.tasks[0].heldout.unwrap().samples, 6);
 }
@@ -393,7 +393,7 @@ fn unknown_gateways_are_refused_where_only_listed_ones_are_admitted() {
     assert_eq!(send(&mut core, &listed, &sum), ACCEPTED);
     assert!(core.on_message(&other.topic(), &block_request([0; 32], 0, 1), 0).unwrap().is_empty());
     core.on_tick(60_000).unwrap();
-    let figures = core.figures(0).unwrap();
+    let figures = core.figures(0);
     assert_eq!(figures.gateways.len(), 1);
     assert_eq!(figures.gateways[0].key, encode_hex(&listed.identity.public()));
     assert_eq!(figures.contributions.refused["unknown_gateway"], 2);
@@ -423,6 +423,8 @@ fn a_changed_round_policy_is_published_with_a_higher_serial() {
     let serial_and_wants = |toml: &str| {
         let mut core = common::open_on(&disk, settings(&[toml]), 0).unwrap();
         let pointer = read_pointer(&core.on_connected(0)[1]);
+        let task = &core.figures(0).tasks[0];
+        assert_eq!((task.samples, task.participants.as_slice()), (12, &[3][..]), "figures outlive a restart");
         (pointer.serial, pointer.wants)
     };
     assert_eq!(serial_and_wants(DIGITS), (2, Wants::Step));

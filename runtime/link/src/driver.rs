@@ -255,6 +255,7 @@ impl Serving {
         let awaited = self.connected_at.is_none()
             || self.closing
             || self.pinging
+            || !self.handed.is_empty()
             || driver.shared.waiting.load(Ordering::Acquire) > 0;
         let shut = driver.outlet.is_half_full() && !awaited;
         self.gate.send_if_modified(|gate| std::mem::replace(gate, shut) != shut);

@@ -86,7 +86,7 @@ async fn invariant_11_every_reconnect_resubscribes() {
 
 #[tokio::test]
 async fn an_unreachable_broker_is_an_event_and_not_an_end() {
-    let port = support::free_port();
+    let (port, _held) = support::refusing_port();
     let (link, mut events) = Link::start(config(&format!("mqtt://127.0.0.1:{port}"), "a")).unwrap();
     for _ in 0..4 {
         until(&mut events, |event| match event {

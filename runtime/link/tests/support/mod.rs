@@ -4,12 +4,13 @@
 
 use std::fs;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use loadonce_link::{Backoff, Event, LinkConfig};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc::Receiver;
 use tokio::time::timeout;
 
@@ -36,18 +37,21 @@ pub(crate) struct Mosquitto {
 
 impl Mosquitto {
     pub(crate) async fn start(extra: &str) -> Self {
-        let port = free_port();
-        let dir = tempfile::tempdir().unwrap();
-        let config = format!(
-            "listener {port} 127.0.0.1\nallow_anonymous true\nsys_interval 1\nuser root\npersistence false\n{}",
-            extra.replace("DIR", dir.path().to_str().unwrap())
-        );
-        fs::write(dir.path().join("mosquitto.conf"), config).unwrap();
-        fs::write(dir.path().join("security.json"), SECURITY).unwrap();
-        let child = spawn(&dir);
-        let broker = Self { child, port, dir };
-        broker.ready().await;
-        broker
+        loop {
+            let port = quiet_port();
+            let dir = tempfile::tempdir().unwrap();
+            let config = format!(
+                "listener {port} 127.0.0.1\nallow_anonymous true\nuser root\npersistence false\n{}",
+                extra.replace("DIR", dir.path().to_str().unwrap())
+            );
+            fs::write(dir.path().join("mosquitto.conf"), config).unwrap();
+            fs::write(dir.path().join("security.json"), SECURITY).unwrap();
+            let mut broker = Self { child: spawn(&dir), port, dir };
+            // Another test may have taken the port in between.
+            if broker.ready().await {
+                return broker;
+            }
+        }
     }
 
     /// Under its security plugin, with subscriptions to `open/#` only.
@@ -74,16 +78,23 @@ impl Mosquitto {
     /// The same port, the same configuration.
     pub(crate) async fn restart(&mut self) {
         self.child = spawn(&self.dir);
-        self.ready().await;
+        assert!(self.ready().await, "mosquitto did not come back");
     }
 
-    async fn ready(&self) {
+    /// Waits until it listens; `false` if it ended instead.
+    async fn ready(&mut self) -> bool {
         let up = async {
-            while TcpStream::connect(("127.0.0.1", self.port)).await.is_err() {
-                tokio::time::sleep(Duration::from_millis(20)).await;
+            loop {
+                if self.child.try_wait().unwrap().is_some() {
+                    return false;
+                }
+                if TcpStream::connect(("127.0.0.1", self.port)).await.is_ok() {
+                    return self.child.try_wait().unwrap().is_none();
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        timeout(DEADLINE, up).await.expect("mosquitto does not come up");
+        timeout(DEADLINE, up).await.expect("mosquitto does not come up")
     }
 }
 
@@ -108,8 +119,24 @@ fn spawn(dir: &TempDir) -> Child {
         .expect("mosquitto is needed for this test: apt-get install mosquitto")
 }
 
-pub(crate) fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+/// A port that nothing listens on, below those the system hands out by itself: an outgoing connection could
+/// take one of them, or even connect to itself.
+fn quiet_port() -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = 10_000 + (std::process::id().wrapping_mul(37).wrapping_add(n) % 20_000) as u16;
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// A port that refuses connections for as long as the socket is held.
+pub(crate) fn refusing_port() -> (u16, TcpSocket) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    (socket.local_addr().unwrap().port(), socket)
 }
 
 /// Settings for tests: short waits, 64 KiB packets.

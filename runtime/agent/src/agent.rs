@@ -11,7 +11,9 @@ use crate::training::Job;
 use loadonce_backbone::Backbone;
 use loadonce_control::{BackboneInfo, Presence, Signed, SignedError, TaskInfo, TaskManifest};
 use loadonce_store::redb::{self, ReadableTable, TableDefinition};
-use loadonce_store::{DEFAULT_CACHE_BYTES, Database, Outbox, OutboxBounds, OutboxError, Slots, StoreError, write_atomic};
+use loadonce_store::{
+    DEFAULT_CACHE_BYTES, Database, Outbox, OutboxBounds, OutboxError, Slots, StoreError, write_atomic,
+};
 use loadonce_trust::{Identity, KeyError, PublicKey, encode_hex};
 use loadonce_wire::Topic;
 use std::collections::BTreeMap;
@@ -114,18 +116,20 @@ impl Agent {
         let (incarnation, heldout_key, pinned);
         {
             let mut meta = tx.open_table(META)?;
-            let last = meta.get("incarnation")?.and_then(|v| v.value().try_into().ok()).map_or(0, u64::from_le_bytes);
+            let last = meta
+                .get("incarnation")?
+                .and_then(|v| v.value().try_into().ok())
+                .map_or(0, u64::from_le_bytes);
             incarnation = last + 1;
             meta.insert("incarnation", incarnation.to_le_bytes().as_slice())?;
             let known = meta.get("heldout_key")?.and_then(|v| v.value().try_into().ok());
-            heldout_key = match known {
-                Some(key) => key,
-                None => {
-                    let mut key = [0; 32];
-                    getrandom::fill(&mut key).map_err(AgentError::NoRandomness)?;
-                    meta.insert("heldout_key", key.as_slice())?;
-                    key
-                }
+            heldout_key = if let Some(key) = known {
+                key
+            } else {
+                let mut key = [0; 32];
+                getrandom::fill(&mut key).map_err(AgentError::NoRandomness)?;
+                meta.insert("heldout_key", key.as_slice())?;
+                key
             };
             pinned = meta.get("aggregator_key")?.and_then(|v| v.value().try_into().ok());
         }
@@ -229,20 +233,31 @@ impl Agent {
 
     pub(crate) fn birth(&self) -> Outgoing {
         let bundle = self.backbone.bundle();
-        let info = BackboneInfo { name: bundle.name().to_owned(), fingerprint: bundle.fingerprint().to_owned() };
+        let info =
+            BackboneInfo { name: bundle.name().to_owned(), fingerprint: bundle.fingerprint().to_owned() };
         self.presence(&Presence::Up {
             incarnation: self.incarnation,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             key: encode_hex(&self.identity.public()),
             backbones: vec![info],
-            tasks: self.tasks.iter().map(|(name, t)| TaskInfo { name: name.clone(), version: t.version() }).collect(),
+            tasks: self
+                .tasks
+                .iter()
+                .map(|(name, t)| TaskInfo { name: name.clone(), version: t.version() })
+                .collect(),
         })
     }
 
     fn presence(&self, presence: &Presence) -> Outgoing {
         let topic = Topic::State { gateway: &self.config.gateway }.text(&self.config.site);
         let payload = serde_json::to_vec(presence).expect("presence always serializes");
-        Outgoing { side: Side::Uplink, topic: topic.as_str().to_owned(), payload, at_least_once: true, retain: true }
+        Outgoing {
+            side: Side::Uplink,
+            topic: topic.as_str().to_owned(),
+            payload,
+            at_least_once: true,
+            retain: true,
+        }
     }
 
     /// Whether a sample is held out: decided by its id for good, with a key no sender knows.
@@ -309,7 +324,10 @@ impl Agent {
         }
         if !self.tasks.contains_key(name) && self.tasks.len() >= MAX_TASKS {
             self.counters.refuse("too_many_tasks");
-            tracing::error!(task = name, "this agent already serves {MAX_TASKS} tasks; list fewer under `tasks`");
+            tracing::error!(
+                task = name,
+                "this agent already serves {MAX_TASKS} tasks; list fewer under `tasks`"
+            );
             return Ok(());
         }
         let slots = self.open_slots(name);
@@ -329,10 +347,8 @@ impl Agent {
             self.set_meta(&format!("manifest/{name}"), json)?;
         }
         self.reset_marks_of_another_shape(&task)?;
-        task.last_step_base = self
-            .meta(&format!("step/{name}"))?
-            .and_then(|v| v.try_into().ok())
-            .map_or(0, u64::from_le_bytes);
+        task.last_step_base =
+            self.meta(&format!("step/{name}"))?.and_then(|v| v.try_into().ok()).map_or(0, u64::from_le_bytes);
         self.load_slot(&mut task);
         if self.job.as_ref().is_some_and(|job| job.task() == name) {
             self.job = None;
@@ -390,7 +406,8 @@ pub(crate) fn random_u64() -> Result<u64, AgentError> {
 
 fn open_database(state: &Path) -> Result<(Database, Option<String>), AgentError> {
     let made = std::fs::create_dir_all(state).map_err(|error| StoreError::from_io(state, error));
-    let opened = made.and_then(|()| Database::open_or_quarantine(&state.join("agent.redb"), DEFAULT_CACHE_BYTES));
+    let opened =
+        made.and_then(|()| Database::open_or_quarantine(&state.join("agent.redb"), DEFAULT_CACHE_BYTES));
     match opened {
         Ok((database, _)) => Ok((database, None)),
         Err(error @ (StoreError::ReadOnly { .. } | StoreError::Full { .. })) => {

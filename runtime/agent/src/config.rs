@@ -113,6 +113,8 @@ impl Default for StoreConfig {
     }
 }
 
+const NAME: &str = "must be 1 to 64 of A-Z a-z 0-9 . _ -, not starting with a dot";
+
 /// Why a configuration was refused.
 #[derive(Debug, Error)]
 pub enum ConfigError {
@@ -159,7 +161,6 @@ impl Config {
         let value = |key, problem: &str| {
             Err(ConfigError::Value { path: path.to_owned(), key, problem: problem.to_owned() })
         };
-        const NAME: &str = "must be 1 to 64 of A-Z a-z 0-9 . _ -, not starting with a dot";
         if Name::new(&config.site).is_none() {
             return value("site", NAME);
         }
@@ -230,7 +231,8 @@ mod tests {
             ("site =", "siet =", "siet"),
             ("bundle = \"b\"", "bundle = \"b\", threads = 0", "threads"),
         ] {
-            let error = Config::parse(&GOOD.replace(from, to), Path::new("agent.toml")).unwrap_err().to_string();
+            let error =
+                Config::parse(&GOOD.replace(from, to), Path::new("agent.toml")).unwrap_err().to_string();
             assert!(error.contains(word) && error.contains("agent.toml"), "{error}");
         }
     }

@@ -9,7 +9,7 @@ use crate::uplink::sign;
 use loadonce_delta as delta;
 use loadonce_module::{Sums, Trained};
 use loadonce_store::{Draft, Kind, Outbox, OutboxError, Place};
-use loadonce_trust::{decode_hex, hash, Identity};
+use loadonce_trust::{Identity, decode_hex, hash};
 use loadonce_wire::frame::{FLAG_MANIFEST, HEADER};
 use loadonce_wire::{ContributionKind, Frame, Manifest, Name, Topic, chunks};
 
@@ -198,7 +198,8 @@ impl Agent {
         contribution: &Contribution<'_>,
     ) -> Result<Place, AgentError> {
         let task = self.tasks.get(name).expect("contributions are built for served tasks only");
-        let backbone = decode_hex(self.backbone.bundle().fingerprint()).expect("a fingerprint is 32 bytes of hex");
+        let backbone =
+            decode_hex(self.backbone.bundle().fingerprint()).expect("a fingerprint is 32 bytes of hex");
         let task_name = Name::new(name).expect("a served task's manifest was validated");
         let shape = task.shape_hash;
         let draft = Draft {
@@ -233,7 +234,7 @@ impl Agent {
                 blob_hash: hash(contribution.blob),
                 signature: [0; 64],
             };
-            sign(identity, manifest)
+            sign(identity, &manifest)
         })?)
     }
 
@@ -304,6 +305,9 @@ struct Contribution<'a> {
 }
 
 /// The frames of one contribution: the first carries the manifest.
+///
+/// # Panics
+/// Never: every piece is cut to fit a frame.
 pub fn frames(manifest: &Manifest, encoded: &[u8], blob: &[u8]) -> Vec<Vec<u8>> {
     let id = hash(&manifest.transfer_seed());
     let mut transfer = [0; 16];

@@ -21,7 +21,9 @@ const MAX_UNWRITTEN: usize = 256;
 pub(crate) enum Refusal {
     #[error("task `{0}` is not served here; publish its manifest through the aggregator, or check the topic")]
     UnknownTask(String),
-    #[error("a sample of {0} bytes exceeds the limit of {MAX_SAMPLE} bytes; send a smaller picture or a shorter window")]
+    #[error(
+        "a sample of {0} bytes exceeds the limit of {MAX_SAMPLE} bytes; send a smaller picture or a shorter window"
+    )]
     TooLarge(usize),
     #[error(transparent)]
     Input(#[from] InputError),
@@ -83,7 +85,8 @@ impl Agent {
         match self.predict(task, id, payload) {
             Ok(mut prediction) => {
                 prediction.latency_ms = received.elapsed().as_secs_f64() * 1e3;
-                let histogram = if self.job.is_some() { &mut self.counters.training } else { &mut self.counters.idle };
+                let histogram =
+                    if self.job.is_some() { &mut self.counters.training } else { &mut self.counters.idle };
                 histogram.add(prediction.latency_ms);
                 self.reply(task, id, &prediction)
             }
@@ -94,7 +97,13 @@ impl Agent {
     fn reply<T: serde::Serialize>(&self, task: &str, sample: &str, message: &T) -> Outgoing {
         let topic = Topic::Out { gateway: &self.config.gateway, task, sample }.text(&self.config.site);
         let payload = serde_json::to_vec(message).expect("predictions and problems always serialize");
-        Outgoing { side: Side::Data, topic: topic.as_str().to_owned(), payload, at_least_once: true, retain: false }
+        Outgoing {
+            side: Side::Data,
+            topic: topic.as_str().to_owned(),
+            payload,
+            at_least_once: true,
+            retain: false,
+        }
     }
 
     pub(crate) fn refused(&mut self, task: &str, id: &str, refusal: &Refusal) -> Outgoing {
@@ -126,7 +135,13 @@ impl Agent {
             personal: active.is_some_and(|active| active.kept != Kept::Shared),
         };
         let prepared = (exit < task.shape.exits).then_some(prepared);
-        self.recent.push(Recent { task: name.to_owned(), id: id.to_owned(), label: None, features, prepared });
+        self.recent.push(Recent {
+            task: name.to_owned(),
+            id: id.to_owned(),
+            label: None,
+            features,
+            prepared,
+        });
         Ok(prediction)
     }
 
@@ -161,12 +176,13 @@ impl Agent {
         };
         let mut quantized = vec![0; task.shape.exits * task.shape.features];
         let sound = features.ok().filter(|f| f.len() == quantized.len());
-        if !sound.is_some_and(|f| quantize_all(&f, &mut quantized).is_ok()) {
+        if sound.is_none_or(|f| quantize_all(&f, &mut quantized).is_err()) {
             self.counters.refuse("features_lost");
             return Ok(());
         }
         let heldout = self.heldout(task, &recent.id);
-        let record = Record { id: recent.id, heldout, label: recent.label, summed: None, features: quantized };
+        let record =
+            Record { id: recent.id, heldout, label: recent.label, summed: None, features: quantized };
         self.unwritten.push(Unwritten::Sample(recent.task, record));
         if self.unwritten.len() >= MAX_UNWRITTEN {
             self.write_samples()?;
@@ -206,7 +222,10 @@ impl Agent {
         *self.counters.refusals.entry("samples_evicted").or_default() += dropped;
         if unknown > 0 {
             *self.counters.refusals.entry("label_without_sample").or_default() += unknown;
-            tracing::warn!(labels = unknown, "labels of samples this gateway never saw or no longer remembers");
+            tracing::warn!(
+                labels = unknown,
+                "labels of samples this gateway never saw or no longer remembers"
+            );
         }
         Ok(())
     }
@@ -223,7 +242,13 @@ fn all_exits(agent: &Agent, per_channel: usize, prepared: &Prepared) -> Result<V
 
 impl Agent {
     /// A file of the spool; whether it was taken.
-    pub(crate) fn on_spool(&mut self, item: &Item, payload: &[u8], now_ms: u64, out: &mut Vec<Outgoing>) -> bool {
+    pub(crate) fn on_spool(
+        &mut self,
+        item: &Item,
+        payload: &[u8],
+        now_ms: u64,
+        out: &mut Vec<Outgoing>,
+    ) -> bool {
         if item.label {
             return match self.label(&item.task, &item.id, payload, now_ms) {
                 Ok(()) => true,

@@ -21,7 +21,7 @@ const SPOOL_PAUSE: Duration = Duration::from_millis(250);
 /// Longest wait for room in the data plane's queue before an answer is dropped and counted.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
 /// Reports on the uplink: rare, because a metered line pays for them.
-const REPORT_EVERY: Duration = Duration::from_secs(7200);
+const REPORT_EVERY: Duration = Duration::from_hours(2);
 
 enum Work {
     Connected,
@@ -86,7 +86,8 @@ pub async fn run(agent: Agent, config: Config) -> Result<(), EdgeError> {
     let links = (uplink.clone(), plane.clone());
     let (ended, mut end) = oneshot::channel();
     let thread = std::thread::Builder::new().name("work".into()).spawn(move || {
-        let result = Worker { agent, inbox, uplink: links.0, data: links.1, handle, started: Instant::now() }.run();
+        let result =
+            Worker { agent, inbox, uplink: links.0, data: links.1, handle, started: Instant::now() }.run();
         // The receiver outlives the thread; if not, nobody is left to tell.
         let _told = ended.send(result);
     })?;
@@ -130,7 +131,8 @@ fn link_config(
 
 async fn stop_signal() {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
         return std::future::pending().await;
     };
     tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
@@ -144,7 +146,11 @@ async fn forward_uplink(mut events: mpsc::Receiver<Event>, work: mpsc::Sender<Wo
                 Work::Connected
             }
             Event::Disconnected { reason, retry_in } => {
-                tracing::warn!(reason, retry_in_s = retry_in.as_secs_f32(), "uplink is down; work goes on, deltas wait");
+                tracing::warn!(
+                    reason,
+                    retry_in_s = retry_in.as_secs_f32(),
+                    "uplink is down; work goes on, deltas wait"
+                );
                 Work::Disconnected
             }
             Event::Message { topic, payload, retain } => Work::Uplink { topic, payload, retained: retain },
@@ -165,7 +171,11 @@ async fn forward_data(mut events: mpsc::Receiver<Event>, work: mpsc::Sender<Work
                 continue;
             }
             Event::Disconnected { reason, retry_in } => {
-                tracing::warn!(reason, retry_in_s = retry_in.as_secs_f32(), "data plane is down; the spool still works");
+                tracing::warn!(
+                    reason,
+                    retry_in_s = retry_in.as_secs_f32(),
+                    "data plane is down; the spool still works"
+                );
                 continue;
             }
             other => refused(&other),
@@ -183,7 +193,10 @@ fn refused(event: &Event) -> Work {
             Work::Refused("too_large")
         }
         Event::SubscriptionRefused { topic } => {
-            tracing::error!(topic, "the broker refused this subscription; allow it in the broker's access list");
+            tracing::error!(
+                topic,
+                "the broker refused this subscription; allow it in the broker's access list"
+            );
             Work::Refused("subscription_refused")
         }
         other => {
@@ -292,8 +305,12 @@ impl Worker {
                 out.push(birth);
             }
             Work::Disconnected => self.agent.on_disconnected(),
-            Work::Uplink { topic, payload, retained } => self.agent.on_uplink(&topic, &payload, retained, now, out)?,
-            Work::Data { topic, payload, received } => self.agent.on_data(&topic, &payload, received, now, out)?,
+            Work::Uplink { topic, payload, retained } => {
+                self.agent.on_uplink(&topic, &payload, retained, now, out)?;
+            }
+            Work::Data { topic, payload, received } => {
+                self.agent.on_data(&topic, &payload, received, now, out)?;
+            }
             Work::Spool { item, payload, taken } => {
                 let good = self.agent.on_spool(&item, &payload, now, out);
                 // The watcher waits for the answer; if it is gone, so is the need for it.

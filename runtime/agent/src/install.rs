@@ -83,7 +83,10 @@ impl Agent {
                 file.backbone
             ));
         }
-        if file.task != task.manifest.name || file.shape != task.shape || file.classes != task.manifest.classes {
+        if file.task != task.manifest.name
+            || file.shape != task.shape
+            || file.classes != task.manifest.classes
+        {
             return Err(format!("the module is for task `{}` or for other classes or sizes", file.task));
         }
         if file.role != role {
@@ -203,16 +206,31 @@ impl Agent {
         }
     }
 
-    fn derive(&mut self, name: &str, blob: Vec<u8>, version: u64, hash: [u8; 32]) -> Result<bool, AgentError> {
+    fn derive(
+        &mut self,
+        name: &str,
+        blob: Vec<u8>,
+        version: u64,
+        hash: [u8; 32],
+    ) -> Result<bool, AgentError> {
         let Some(task) = self.tasks.get(name) else { return Ok(false) };
         let decoded = self.decode(task, &blob, Role::Shared).and_then(|file| {
-            if file.version == version { Ok(file) } else { Err(format!("the file holds version {}", file.version)) }
+            if file.version == version {
+                Ok(file)
+            } else {
+                Err(format!("the file holds version {}", file.version))
+            }
         });
         let shared = match decoded {
             Ok(file) => file.params,
             Err(why) => {
                 self.counters.refuse("wrong_module");
-                tracing::error!(task = name, version, why, "the announced module is refused; the old one goes on");
+                tracing::error!(
+                    task = name,
+                    version,
+                    why,
+                    "the announced module is refused; the old one goes on"
+                );
                 // Asking again would give the same bytes: wait for another pointer.
                 if let Some(pointer) = self.tasks.get_mut(name).and_then(|task| task.pointer.as_mut()) {
                     pointer.stable = None;
@@ -257,7 +275,8 @@ impl Agent {
         };
         let written = personal.encode(Dtype::F32).map_err(|e| e.to_string()).and_then(|personal| {
             let info = serde_json::to_vec_pretty(&info).map_err(|e| e.to_string())?;
-            let files: [(&str, &[u8]); 3] = [(SHARED, &job.candidate.blob), (PERSONAL, &personal), (SLOT, &info)];
+            let files: [(&str, &[u8]); 3] =
+                [(SHARED, &job.candidate.blob), (PERSONAL, &personal), (SLOT, &info)];
             tracing::info!(
                 target: "boundary", process = "agent", boundary = "slot.committing",
                 task = %job.task, version = active.version
@@ -306,4 +325,3 @@ fn request_frame(request: &BlockRequest, site: &str, gateway: &str) -> Outgoing 
     let topic = Topic::Up { gateway }.text(site).as_str().to_owned();
     Outgoing { side: Side::Uplink, topic, payload: bytes, at_least_once: true, retain: false }
 }
-

@@ -43,10 +43,13 @@ fn main() -> ExitCode {
 }
 
 fn run(config: Config, check: bool) -> miette::Result<()> {
-    let bundle = Bundle::open(&config.backbone.bundle).into_diagnostic().wrap_err("the backbone is not usable")?;
+    let bundle =
+        Bundle::open(&config.backbone.bundle).into_diagnostic().wrap_err("the backbone is not usable")?;
     let kind = if cfg!(feature = "ort") { EngineKind::Ort } else { EngineKind::Tract };
-    let options = EngineOptions { kind, library: config.backbone.library.clone(), threads: config.backbone.threads };
-    let backbone = Backbone::load(bundle, &options).into_diagnostic().wrap_err("the backbone cannot be loaded")?;
+    let options =
+        EngineOptions { kind, library: config.backbone.library.clone(), threads: config.backbone.threads };
+    let backbone =
+        Backbone::load(bundle, &options).into_diagnostic().wrap_err("the backbone cannot be loaded")?;
     if check {
         println!(
             "configuration is good; backbone {} {} loads in {:.1} MB",

@@ -87,7 +87,13 @@ mod tests {
         assert_eq!(queue.pop().map(|r| (r.id, r.label)), Some(("10".into(), Some(1))));
         for i in 0..2 {
             let features = vec![0.0; MAX_BYTES / 4];
-            queue.push(Recent { task: "t".into(), id: format!("b{i}"), label: None, features, prepared: None });
+            queue.push(Recent {
+                task: "t".into(),
+                id: format!("b{i}"),
+                label: None,
+                features,
+                prepared: None,
+            });
         }
         assert!(queue.bytes <= MAX_BYTES);
     }

@@ -96,6 +96,9 @@ impl Agent {
     }
 
     /// Writes `figures.json` and gives the report to publish.
+    ///
+    /// # Panics
+    /// Never: numbers and names always serialize.
     pub fn report(&mut self, now_ms: u64, uptime_s: f64, uplink: LinkStats, data: LinkStats) -> Outgoing {
         let names: Vec<String> = self.tasks.keys().cloned().collect();
         for name in &names {
@@ -166,6 +169,12 @@ impl Agent {
             tracing::warn!(%error, "figures.json was not written");
         }
         let topic = Topic::Report { gateway: &self.config.gateway }.text(&self.config.site);
-        Outgoing { side: Side::Uplink, topic: topic.as_str().to_owned(), payload, at_least_once: false, retain: false }
+        Outgoing {
+            side: Side::Uplink,
+            topic: topic.as_str().to_owned(),
+            payload,
+            at_least_once: false,
+            retain: false,
+        }
     }
 }

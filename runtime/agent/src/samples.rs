@@ -82,7 +82,12 @@ pub(crate) fn create(tx: &WriteTransaction) -> Result<(), SamplesError> {
 
 /// Adds a sample, or gives a known one its new label; drops the oldest above `bound`. Returns how many were
 /// dropped.
-pub(crate) fn put(tx: &WriteTransaction, task: &str, record: &Record, bound: u64) -> Result<u64, SamplesError> {
+pub(crate) fn put(
+    tx: &WriteTransaction,
+    task: &str,
+    record: &Record,
+    bound: u64,
+) -> Result<u64, SamplesError> {
     let mut samples = tx.open_table(SAMPLES)?;
     let mut ids = tx.open_table(IDS)?;
     let mut next = tx.open_table(NEXT)?;
@@ -127,7 +132,11 @@ pub(crate) fn label(tx: &WriteTransaction, task: &str, id: &str, class: u16) -> 
 }
 
 /// Visits every record of `task`, oldest first; returns how many could not be read.
-pub(crate) fn visit(tx: &ReadTransaction, task: &str, mut seen: impl FnMut(u64, Record)) -> Result<u64, SamplesError> {
+pub(crate) fn visit(
+    tx: &ReadTransaction,
+    task: &str,
+    mut seen: impl FnMut(u64, Record),
+) -> Result<u64, SamplesError> {
     let mut unreadable = 0;
     for entry in tx.open_table(SAMPLES)?.range((task, 0)..=(task, u64::MAX))? {
         let (key, value) = entry?;

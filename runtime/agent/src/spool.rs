@@ -69,7 +69,11 @@ pub(crate) fn refused(folder: &Path, item: &Item) -> io::Result<()> {
     let dir = folder.join(REFUSED).join(&item.task);
     fs::create_dir_all(&dir)?;
     let Some(name) = item.path.file_name() else { return Ok(()) };
-    if fs::read_dir(&dir)?.count() >= MAX_REFUSED { fs::remove_file(&item.path) } else { fs::rename(&item.path, dir.join(name)) }
+    if fs::read_dir(&dir)?.count() >= MAX_REFUSED {
+        fs::remove_file(&item.path)
+    } else {
+        fs::rename(&item.path, dir.join(name))
+    }
 }
 
 #[cfg(test)]

@@ -4,9 +4,9 @@ use crate::serving::Active;
 use loadonce_backbone::{Bundle, InputSpec};
 use loadonce_control::{Input, ManifestError, Pointer, Stable, TaskManifest, Wants};
 use loadonce_module::{Dataset, Shape, label_counts, log_prior};
+use loadonce_store::Slots;
 use loadonce_trust::{decode_hex, encode_hex};
 use loadonce_wire::chunks::Reassembly;
-use loadonce_store::Slots;
 use thiserror::Error;
 
 /// A module file on its way here.
@@ -76,7 +76,9 @@ pub(crate) struct Task {
 #[derive(Debug, Error)]
 pub(crate) enum TaskError {
     /// It needs a backbone that is not loaded.
-    #[error("needs the backbone `{wanted}`, but this gateway has loaded `{loaded}`; install that bundle or serve another task")]
+    #[error(
+        "needs the backbone `{wanted}`, but this gateway has loaded `{loaded}`; install that bundle or serve another task"
+    )]
     WrongBackbone {
         /// The manifest's.
         wanted: String,
@@ -90,7 +92,11 @@ pub(crate) enum TaskError {
 
 impl Task {
     /// Sets a task up on `bundle`.
-    pub(crate) fn new(manifest: TaskManifest, bundle: &Bundle, slots: Option<Slots>) -> Result<Self, TaskError> {
+    pub(crate) fn new(
+        manifest: TaskManifest,
+        bundle: &Bundle,
+        slots: Option<Slots>,
+    ) -> Result<Self, TaskError> {
         manifest.validate()?;
         if manifest.backbone != bundle.name() {
             let (wanted, loaded) = (manifest.backbone, bundle.name().to_owned());

@@ -5,8 +5,8 @@ use crate::samples;
 use crate::serving::{Active, probabilities};
 use crate::task::Task;
 use loadonce_module::{
-    CalibrationConfig, Dataset, NEVER, Personalizer, Progress, Runner, Shape, TrainError, Trainer, argmax, calibrate,
-    dequantize,
+    CalibrationConfig, Dataset, NEVER, Personalizer, Progress, Runner, Shape, TrainError, Trainer, argmax,
+    calibrate, dequantize,
 };
 use loadonce_store::Database;
 
@@ -112,7 +112,7 @@ pub(crate) struct PersonalJob {
 }
 
 enum Stage {
-    FineTune(Option<Personalizer>),
+    FineTune(Option<Box<Personalizer>>),
     Calibrate { active: Active, confidences: Vec<f32>, classes: Vec<u16>, next: usize },
 }
 
@@ -167,7 +167,7 @@ impl PersonalJob {
             labels,
             policy: task.manifest.exits,
             shape: task.shape,
-            stage: Stage::FineTune(Some(personalizer)),
+            stage: Stage::FineTune(Some(Box::new(personalizer))),
             unseen: material.unseen,
         })
     }
@@ -189,12 +189,8 @@ impl PersonalJob {
                         kept: personal.kept,
                         labels: self.labels,
                     };
-                    self.stage = Stage::Calibrate {
-                        active,
-                        confidences: Vec::new(),
-                        classes: Vec::new(),
-                        next: 0,
-                    };
+                    self.stage =
+                        Stage::Calibrate { active, confidences: Vec::new(), classes: Vec::new(), next: 0 };
                 }
                 None
             }

@@ -127,7 +127,12 @@ impl Agent {
             match known.map(|known| known.serial) {
                 Some(serial) if pointer.serial < serial => {
                     self.counters.refuse("stale_pointer");
-                    tracing::warn!(task = name, serial = pointer.serial, known = serial, "older pointer ignored");
+                    tracing::warn!(
+                        task = name,
+                        serial = pointer.serial,
+                        known = serial,
+                        "older pointer ignored"
+                    );
                     return Ok(());
                 }
                 Some(serial) if pointer.serial == serial => {}
@@ -219,18 +224,22 @@ impl Agent {
     fn requeue(&mut self, place: Place, hash: &[u8; 32]) -> Result<(), AgentError> {
         let epoch = crate::agent::random_u64()?;
         let identity = &self.identity;
-        self.outbox.requeue_under_new_epoch(&self.database, place, hash, epoch, |entry: &Entry, epoch, sequence| {
-            match Manifest::decode(&entry.head.manifest) {
-                Ok(manifest) => sign(identity, Manifest { epoch, sequence, ..manifest }),
+        self.outbox.requeue_under_new_epoch(
+            &self.database,
+            place,
+            hash,
+            epoch,
+            |entry: &Entry, epoch, sequence| match Manifest::decode(&entry.head.manifest) {
+                Ok(manifest) => sign(identity, &Manifest { epoch, sequence, ..manifest }),
                 Err(_) => entry.head.manifest.clone(),
-            }
-        })?;
+            },
+        )?;
         Ok(())
     }
 }
 
 /// The encoded manifest with this gateway's signature.
-pub(crate) fn sign(identity: &loadonce_trust::Identity, manifest: Manifest) -> Vec<u8> {
+pub(crate) fn sign(identity: &loadonce_trust::Identity, manifest: &Manifest) -> Vec<u8> {
     let mut out = vec![0; MAX_MANIFEST];
     let length = manifest.encode(&mut out).expect("MAX_MANIFEST holds every manifest");
     out.truncate(length);

@@ -35,7 +35,9 @@ pub enum SignedError {
     #[error("the envelope's key or signature is not hexadecimal of the right length")]
     Encoding,
     /// Signed by somebody else.
-    #[error("signed by key {found}, but this gateway trusts {trusted}; set `aggregator_key` if the aggregator was replaced")]
+    #[error(
+        "signed by key {found}, but this gateway trusts {trusted}; set `aggregator_key` if the aggregator was replaced"
+    )]
     WrongSigner {
         /// The signer's key.
         found: String,
@@ -80,7 +82,11 @@ impl Signed {
     }
 
     /// Checks the signature against `trusted` and only then parses the message.
-    pub fn open<T: for<'de> Deserialize<'de>>(&self, domain: &[u8], trusted: &PublicKey) -> Result<T, SignedError> {
+    pub fn open<T: for<'de> Deserialize<'de>>(
+        &self,
+        domain: &[u8],
+        trusted: &PublicKey,
+    ) -> Result<T, SignedError> {
         let signature = decode_hex(&self.signature).ok_or(SignedError::Encoding)?;
         if self.signer()? != *trusted {
             return Err(SignedError::WrongSigner { found: self.key.clone(), trusted: encode_hex(trusted) });

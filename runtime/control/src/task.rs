@@ -215,19 +215,29 @@ impl TaskManifest {
             return Err(ManifestError::Classes);
         }
         let channels = self.input.channels();
-        check("input.channels", channels, (1..=64).contains(&channels), "1 to 64")?;
+        check("input.channels", &channels, (1..=64).contains(&channels), "1 to 64")?;
         let features = self.module.features;
-        check("module.features", features, (channels..=256).contains(&features), "from one per channel to 256")?;
+        check(
+            "module.features",
+            &features,
+            (channels..=256).contains(&features),
+            "from one per channel to 256",
+        )?;
         let (e, s, r) = (&self.exits, &self.sync, &self.rounds);
         let d = e.max_disagreement;
-        check("exits.max_disagreement", d, d > 0.0 && d < 1.0, "between 0 and 1")?;
-        check("exits.confidence", e.confidence, e.confidence > 0.0 && e.confidence < 1.0, "between 0 and 1")?;
-        check("sync.heldout", s.heldout, (0.0..=0.5).contains(&s.heldout), "0 to 0.5")?;
-        check("sync.settle_s", s.settle_s, (0.0..=86_400.0).contains(&s.settle_s), "0 to 86400")?;
-        check("rounds.quorum", r.quorum, r.quorum >= 1, "at least 1")?;
-        check("rounds.minimum", r.minimum, (1..=r.quorum).contains(&r.minimum), "1 to rounds.quorum")?;
-        check("rounds.max_norm", r.max_norm, r.max_norm > 0.0 && r.max_norm.is_finite(), "above 0")?;
-        check("rounds.max_weight", r.max_weight, r.max_weight >= 1, "at least 1")
+        check("exits.max_disagreement", &d, d > 0.0 && d < 1.0, "between 0 and 1")?;
+        check(
+            "exits.confidence",
+            &e.confidence,
+            e.confidence > 0.0 && e.confidence < 1.0,
+            "between 0 and 1",
+        )?;
+        check("sync.heldout", &s.heldout, (0.0..=0.5).contains(&s.heldout), "0 to 0.5")?;
+        check("sync.settle_s", &s.settle_s, (0.0..=86_400.0).contains(&s.settle_s), "0 to 86400")?;
+        check("rounds.quorum", &r.quorum, r.quorum >= 1, "at least 1")?;
+        check("rounds.minimum", &r.minimum, (1..=r.quorum).contains(&r.minimum), "1 to rounds.quorum")?;
+        check("rounds.max_norm", &r.max_norm, r.max_norm > 0.0 && r.max_norm.is_finite(), "above 0")?;
+        check("rounds.max_weight", &r.max_weight, r.max_weight >= 1, "at least 1")
     }
 
     /// The module's shape on a backbone with `exits` exits and `directions` directions per channel.
@@ -245,7 +255,12 @@ impl TaskManifest {
     }
 }
 
-fn check(key: &'static str, value: impl ToString, good: bool, range: &'static str) -> Result<(), ManifestError> {
+fn check(
+    key: &'static str,
+    value: &impl ToString,
+    good: bool,
+    range: &'static str,
+) -> Result<(), ManifestError> {
     if good { Ok(()) } else { Err(ManifestError::Range { key, value: value.to_string(), range }) }
 }
 
@@ -277,10 +292,10 @@ mod tests {
         for (from, to, word) in [
             (r#""digits""#, r#""dig its""#, "dig its"),
             (r#""2"]"#, r#""1"]"#, "classes"),
-            (r#"rank = 16"#, r#"rank = 16, features = 1000"#, "module.features"),
+            ("rank = 16", "rank = 16, features = 1000", "module.features"),
             (r#"kind = "classify""#, r#"kind = "translate""#, "translate"),
             (r#"modality = "picture""#, r#"modality = "window", channels = 99"#, "input.channels"),
-            (r#"backbone"#, r#"bakcbone"#, "bakcbone"),
+            ("backbone", "bakcbone", "bakcbone"),
         ] {
             let text = SHORT.replace(from, to);
             let error = TaskManifest::from_toml(&text).unwrap_err().to_string();

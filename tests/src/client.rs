@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rumqttc::{Event, MqttOptions, Packet, QoS};
+use rumqttc::{Event, MqttOptions, NetworkOptions, Packet, QoS};
 
 use crate::wait::until;
 
@@ -54,6 +54,9 @@ impl Client {
         options.set_max_packet_size(MAX_PACKET, MAX_PACKET);
         options.set_keep_alive(Duration::from_mins(1));
         let (client, mut connection) = rumqttc::Client::new(options, 1024);
+        let mut network = NetworkOptions::new();
+        network.set_tcp_nodelay(true);
+        connection.eventloop.set_network_options(network);
         let shared = Arc::new(Shared::default());
         let (kept, subscriber, wanted) = (shared.clone(), client.clone(), topics.to_vec());
         std::thread::spawn(move || {

@@ -244,6 +244,7 @@ struct Watch {
     pids: BTreeMap<String, Pid>,
     counts: BTreeMap<String, u64>,
     waiting: Vec<Kill>,
+    run: String,
     record: Vec<String>,
 }
 
@@ -255,7 +256,7 @@ fn lock(watch: &Shared) -> MutexGuard<'_, Watch> {
 
 impl Watch {
     fn note(&mut self, line: String) {
-        println!("{line}");
+        println!("{}: {line}", self.run);
         self.record.push(line);
     }
 
@@ -297,12 +298,14 @@ struct Run<'a> {
     disturbed: Instant,
 }
 
-/// Runs the fleet from its prepared state to the end of the lineage under `schedule`.
+/// Runs the fleet from its prepared state to the end of the lineage under `schedule`, and compares the outcome
+/// with that of the undisturbed run. After a violation the run's folder, with every log, is kept.
 ///
 /// # Errors
 /// What must never happen and did.
 pub fn run(
     prepared: &Prepared,
+    undisturbed: Option<&Outcome>,
     name: &str,
     schedule: &Schedule,
     options: RunOptions,
@@ -313,6 +316,7 @@ pub fn run(
         pids: BTreeMap::new(),
         counts: BTreeMap::new(),
         waiting: schedule.kills.clone(),
+        run: name.to_owned(),
         record: Vec::new(),
     }));
     lock(&watch).note(format!(
@@ -344,17 +348,21 @@ pub fn run(
         disturbed: Instant::now(),
     };
     run.register();
-    let ended = run.until_the_end();
-    let outcome = ended.and_then(|()| run.outcome(folder.path()));
+    let ended = run.until_the_end().and_then(|()| run.outcome(folder.path()));
+    let ended = ended.and_then(|outcome| match undisturbed {
+        Some(undisturbed) => compare(undisturbed, &outcome).map(|()| outcome),
+        None => Ok(outcome),
+    });
     let record = root().join("target/crash").join(format!("{name}-{}.log", schedule.seed));
     let text = lock(&watch).record.join("\n") + "\n";
     if fs::create_dir_all(root().join("target/crash")).and_then(|()| fs::write(&record, text)).is_err() {
         println!("the record was not kept in {}", record.display());
     }
-    if outcome.is_err() {
-        run.show();
+    drop(run);
+    if ended.is_err() {
+        println!("{name}: state and logs are kept in {}", folder.keep().display());
     }
-    outcome
+    ended
 }
 
 impl Run<'_> {
@@ -498,32 +506,27 @@ impl Run<'_> {
         }
         Ok(Outcome { lineage, totals, recognised })
     }
-
-    fn show(&self) {
-        for program in self.agents.iter().chain([&self.aggregator]) {
-            eprintln!("---- last lines of {}\n{}", program.name, program.log().tail());
-        }
-    }
 }
 
-/// Whether `outcome` is that of the undisturbed run, bit for bit.
-///
-/// # Errors
-/// The first difference.
-pub fn compare(undisturbed: &Outcome, outcome: &Outcome) -> Result<(), Violation> {
+/// Whether `outcome` is that of the undisturbed run, bit for bit; the first difference where it is not.
+fn compare(undisturbed: &Outcome, outcome: &Outcome) -> Result<(), Violation> {
+    let differs = |what: String| Err(Violation::Differs(what));
+    if undisturbed.totals != outcome.totals {
+        let counts = |totals: &[u8]| Sums::from_bytes(totals).map(|sums| sums.counts().to_vec());
+        let (want, got) = (counts(&undisturbed.totals), counts(&outcome.totals));
+        return differs(format!("totals of {want:?} samples per class became others, of {got:?}"));
+    }
     for (want, got) in undisturbed.lineage.iter().zip(&outcome.lineage) {
         if want != got {
-            return Err(Violation::Differs(format!("version {}: {want:?} became {got:?}", want.version)));
+            let (module, became) = (encode_hex(&want.module), encode_hex(&got.module));
+            return differs(format!(
+                "module {module} of version {} became {became}: {want:?}, {got:?}",
+                want.version
+            ));
         }
     }
     let (want, got) = (undisturbed.lineage.len(), outcome.lineage.len());
-    if want != got {
-        return Err(Violation::Differs(format!("{want} versions became {got}")));
-    }
-    if undisturbed.totals != outcome.totals {
-        return Err(Violation::Differs("the totals are others".to_owned()));
-    }
-    Ok(())
+    if want == got { Ok(()) } else { differs(format!("{want} versions became {got}")) }
 }
 
 /// Builds an aggregator with a fault on purpose and says where it is.

@@ -2,16 +2,14 @@
 
 use std::sync::OnceLock;
 
-use loadonce_tests::crash::{
-    Outcome, Prepared, RunOptions, Schedule, Violation, compare, mutant, prepare, run, seed,
-};
+use loadonce_tests::crash::{Outcome, Prepared, RunOptions, Schedule, Violation, mutant, prepare, run, seed};
 
 /// One prepared fleet and its undisturbed outcome for all tests of this file.
 fn reference() -> &'static (Prepared, Outcome) {
     static REFERENCE: OnceLock<(Prepared, Outcome)> = OnceLock::new();
     REFERENCE.get_or_init(|| {
         let prepared = prepare();
-        let undisturbed = run(&prepared, "undisturbed", &Schedule::nothing(), RunOptions::default());
+        let undisturbed = run(&prepared, None, "undisturbed", &Schedule::nothing(), RunOptions::default());
         let undisturbed =
             undisturbed.unwrap_or_else(|violation| panic!("nobody was killed, and yet {violation}"));
         assert_eq!(undisturbed.lineage.len(), 3, "one version from sums, two from steps");
@@ -22,9 +20,7 @@ fn reference() -> &'static (Prepared, Outcome) {
 /// Runs under kills and compares with the undisturbed run.
 fn disturbed(name: &str, schedule: &Schedule, options: RunOptions) -> Result<Outcome, Violation> {
     let (prepared, undisturbed) = reference();
-    let outcome = run(prepared, name, schedule, options)?;
-    compare(undisturbed, &outcome)?;
-    Ok(outcome)
+    run(prepared, Some(undisturbed), name, schedule, options)
 }
 
 #[test]

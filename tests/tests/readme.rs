@@ -20,7 +20,10 @@ fn lines(readme: &str) -> Vec<String> {
         let block: Vec<&str> = text.by_ref().take_while(|line| line.trim() != "```").collect();
         let block = block.join("\n").replace("\\\n", " ");
         found.extend(
-            block.lines().filter_map(|line| line.strip_prefix("$ ")).map(|line| line.trim().to_owned()),
+            block
+                .lines()
+                .filter_map(|line| line.trim_start().strip_prefix("$ "))
+                .map(|line| line.trim().to_owned()),
         );
     }
     found

@@ -31,7 +31,8 @@ enum Command {
 
 fn main() -> ExitCode {
     let line = Line::parse();
-    let filter = EnvFilter::try_from_env("LOADONCE_LOG").unwrap_or_else(|_| EnvFilter::new("error,rumqttd=off"));
+    let filter =
+        EnvFilter::try_from_env("LOADONCE_LOG").unwrap_or_else(|_| EnvFilter::new("error,rumqttd=off"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let result = match line.command {
         Command::Demo(options) => interruptible(demo::run(options)),
@@ -54,7 +55,8 @@ fn main() -> ExitCode {
 /// children.
 fn interruptible(work: impl Future<Output = Result<(), DemoError>>) -> Result<(), DemoError> {
     use tokio::signal::unix::{SignalKind, signal};
-    let failed = |source| DemoError::File { doing: "start the runtime of", path: PathBuf::from("loadonce"), source };
+    let failed =
+        |source| DemoError::File { doing: "start the runtime of", path: PathBuf::from("loadonce"), source };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     let result = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;

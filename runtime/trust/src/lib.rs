@@ -20,7 +20,9 @@ pub enum KeyError {
     #[error("the system gave no random bytes for a new key: {0}")]
     NoRandomness(getrandom::Error),
     /// A key file of the wrong size.
-    #[error("a key file holds 64 hexadecimal digits, this one does not; restore it from a backup or delete it to make a new identity")]
+    #[error(
+        "a key file holds 64 hexadecimal digits, this one does not; restore it from a backup or delete it to make a new identity"
+    )]
     Malformed,
 }
 

@@ -145,7 +145,15 @@ mod tests {
     fn round_trip_of_every_reason() {
         for &reason in Reason::ALL {
             let status = if reason == Reason::None { Status::Accepted } else { Status::Refused };
-            let ack = Ack { key: [1; 32], epoch: 2, sequence: 3, blob_hash: [4; 32], status, reason, signature: [5; 64] };
+            let ack = Ack {
+                key: [1; 32],
+                epoch: 2,
+                sequence: 3,
+                blob_hash: [4; 32],
+                status,
+                reason,
+                signature: [5; 64],
+            };
             assert_eq!(Ack::decode(&ack.encode()), Ok(ack));
         }
     }

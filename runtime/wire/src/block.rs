@@ -50,7 +50,8 @@ mod tests {
 
     #[test]
     fn round_trip() {
-        let request = BlockRequest { blob_hash: [3; 32], offset: 7, length: 9, task: Name::new("motion").unwrap() };
+        let request =
+            BlockRequest { blob_hash: [3; 32], offset: 7, length: 9, task: Name::new("motion").unwrap() };
         let mut buffer = [0; MAX_BLOCK_REQUEST];
         let n = request.encode(&mut buffer).unwrap();
         assert_eq!(BlockRequest::decode(&buffer[..n]), Ok(request));

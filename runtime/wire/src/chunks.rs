@@ -43,7 +43,11 @@ pub struct Reassembly {
 impl Reassembly {
     /// Starts a blob of `total` bytes.
     pub fn new(total: usize) -> Result<Self, ReceiveError> {
-        if total > MAX_BLOB { Err(ReceiveError::TooLarge) } else { Ok(Self { total, have: heapless::Vec::new() }) }
+        if total > MAX_BLOB {
+            Err(ReceiveError::TooLarge)
+        } else {
+            Ok(Self { total, have: heapless::Vec::new() })
+        }
     }
 
     /// Copies a piece to its place in `buffer` (at least `total` bytes long).

@@ -1,8 +1,8 @@
 //! The frame: a fixed header and a payload, one per MQTT message.
 
+use crate::TransferId;
 use crate::limits::MAX_PAYLOAD;
 use crate::read::{Reader, WireError, Writer};
-use crate::TransferId;
 
 /// First bytes of every frame.
 pub const MAGIC: [u8; 4] = *b"LDO1";
@@ -163,8 +163,16 @@ mod tests {
     #[test]
     fn a_payload_over_the_limit_is_refused_by_both_sides() {
         let big = vec![0; MAX_PAYLOAD + 1];
-        let frame = Frame { kind: Kind::Block, flags: 0, transfer: [0; 16], epoch: 0, sequence: 0, offset: 0,
-                            total: 0, payload: &big };
+        let frame = Frame {
+            kind: Kind::Block,
+            flags: 0,
+            transfer: [0; 16],
+            epoch: 0,
+            sequence: 0,
+            offset: 0,
+            total: 0,
+            payload: &big,
+        };
         let mut buffer = vec![0; big.len() + HEADER];
         assert_eq!(frame.encode(&mut buffer), Err(WireError::TooLong("payload")));
     }

@@ -15,7 +15,7 @@ pub mod topic;
 
 pub use ack::{Ack, Reason, Status};
 pub use block::BlockRequest;
-pub use chunks::{ReceiveError, Reassembly};
+pub use chunks::{Reassembly, ReceiveError};
 pub use frame::{Frame, Kind};
 pub use manifest::{ContributionKind, Manifest};
 pub use read::WireError;

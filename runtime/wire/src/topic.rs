@@ -101,7 +101,9 @@ impl<'a> Topic<'a> {
                 let prefix = backbone.get(..FINGERPRINT_PREFIX).unwrap_or(backbone);
                 write!(out, "{PREFIX}/{site}/task/{task}/module/{prefix}")
             }
-            Self::In { gateway, task, sample } => write!(out, "{PREFIX}/{site}/gw/{gateway}/in/{task}/{sample}"),
+            Self::In { gateway, task, sample } => {
+                write!(out, "{PREFIX}/{site}/gw/{gateway}/in/{task}/{sample}")
+            }
             Self::Label { gateway, task, sample } => {
                 write!(out, "{PREFIX}/{site}/gw/{gateway}/label/{task}/{sample}")
             }

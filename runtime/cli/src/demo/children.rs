@@ -28,8 +28,11 @@ pub(crate) struct Child {
 
 /// Where `name` is: beside this executable.
 pub(crate) fn program(name: &'static str) -> Result<PathBuf, DemoError> {
-    let here = std::env::current_exe()
-        .map_err(|source| DemoError::File { doing: "find", path: PathBuf::from("/proc/self/exe"), source })?;
+    let here = std::env::current_exe().map_err(|source| DemoError::File {
+        doing: "find",
+        path: PathBuf::from("/proc/self/exe"),
+        source,
+    })?;
     let path = here.with_file_name(format!("{name}{}", std::env::consts::EXE_SUFFIX));
     if path.is_file() { Ok(path) } else { Err(DemoError::ProgramMissing { name, path }) }
 }
@@ -38,7 +41,12 @@ impl Child {
     /// Starts `program --config config`; standard output and error go to `log`.
     ///
     /// Must be called from the main thread: the kernel ends the child with the *thread* that started it.
-    pub(crate) fn start(name: String, program: &Path, config: &Path, log: PathBuf) -> Result<Self, DemoError> {
+    pub(crate) fn start(
+        name: String,
+        program: &Path,
+        config: &Path,
+        log: PathBuf,
+    ) -> Result<Self, DemoError> {
         let file = |doing, path: &Path| {
             let path = path.to_owned();
             move |source| DemoError::File { doing, path, source }
@@ -108,7 +116,9 @@ impl Child {
                 Ok(Some(status)) if ExitStatus::success(&status) => return Ok(()),
                 Ok(Some(status)) => return Err(self.ended(status.to_string())),
                 Err(error) => return Err(self.ended(error.to_string())),
-                Ok(None) if Instant::now() > deadline => return Err(self.ended("did not end on SIGTERM".into())),
+                Ok(None) if Instant::now() > deadline => {
+                    return Err(self.ended("did not end on SIGTERM".into()));
+                }
                 Ok(None) => tokio::time::sleep(Duration::from_millis(20)).await,
             }
         }
@@ -142,7 +152,8 @@ pub fn become_tied(parent: u32, program: &Path, arguments: &[std::ffi::OsString]
         return error.into();
     }
     // The parent may have died before the signal was set.
-    if getppid().map(rustix::process::Pid::as_raw_nonzero).map(std::num::NonZeroI32::get) != i32::try_from(parent).ok()
+    if getppid().map(rustix::process::Pid::as_raw_nonzero).map(std::num::NonZeroI32::get)
+        != i32::try_from(parent).ok()
     {
         return std::io::Error::other("the parent has already ended");
     }

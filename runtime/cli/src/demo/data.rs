@@ -113,8 +113,11 @@ mod tests {
         let n = shape[0];
         let test: Vec<u8> = (0..n).map(|i| u8::from(i + 1 == n)).collect();
         let view = |dtype, shape: &[usize], data| TensorView::new(dtype, shape.to_vec(), data).unwrap();
-        let tensors =
-            [("x", view(dtype, shape, x)), ("y", view(Dtype::U8, &[n], y)), ("test", view(Dtype::U8, &[n], &test))];
+        let tensors = [
+            ("x", view(dtype, shape, x)),
+            ("y", view(Dtype::U8, &[n], y)),
+            ("test", view(Dtype::U8, &[n], &test)),
+        ];
         let metadata = HashMap::from([("classes".to_owned(), r#"["a","b"]"#.to_owned())]);
         safetensors::serialize(tensors, Some(metadata)).unwrap()
     }

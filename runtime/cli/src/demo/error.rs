@@ -53,7 +53,9 @@ pub enum DemoError {
     },
     /// The broker cannot be used.
     #[error("broker {broker}: {what}")]
-    #[diagnostic(help("check the address with `mosquitto_sub -h HOST -p PORT -t '#' -C 1`; without --broker the demo brings its own"))]
+    #[diagnostic(help(
+        "check the address with `mosquitto_sub -h HOST -p PORT -t '#' -C 1`; without --broker the demo brings its own"
+    ))]
     Broker {
         /// Address.
         broker: String,
@@ -74,8 +76,10 @@ pub enum DemoError {
         tail: String,
     },
     /// A child process did not get where it should within its deadline.
-    #[error("{waiting} took more than {seconds} s; {name} is furthest behind: {state}; its last lines:\n{tail}")]
-    #[diagnostic(help("the whole log is {}; a slower machine needs a larger --patience", log.display()))]
+    #[error(
+        "{waiting} took more than {seconds} s; {name} is furthest behind: {state}; its last lines:\n{tail}"
+    )]
+    #[diagnostic(help("the whole log is {}; a slower machine needs a larger `--patience`", log.display()))]
     Late {
         /// What was waited for.
         waiting: &'static str,

@@ -10,7 +10,10 @@ use loadonce_module::{
     Dataset, Personalizer, Progress, Recipe, Shape, Sums, TrainConfig, Trainer, argmax, dequantize, forward,
     label_counts, ladder_start, log_prior, quantize_all, solve,
 };
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+
+/// Epochs that training alone tries, besides those of the manifest and of all federated rounds together.
+const LENGTHS: [u32; 3] = [10, 30, 100];
 
 /// A task as the judge sees it.
 #[derive(Debug)]
@@ -57,7 +60,10 @@ impl Judge {
         let bundle = backbone.bundle();
         let failed = |what: String| DemoError::Evaluation { task: manifest.name.clone(), what };
         if manifest.classes != data.classes {
-            return Err(failed(format!("the manifest's classes are not those of the data, {:?}", data.classes)));
+            return Err(failed(format!(
+                "the manifest's classes are not those of the data, {:?}",
+                data.classes
+            )));
         }
         let shape = manifest.shape(bundle.exits(), bundle.directions()).map_err(|e| failed(e.to_string()))?;
         let per_channel = manifest.features_per_channel(bundle.directions());
@@ -96,7 +102,8 @@ impl Judge {
         (0..self.test.n())
             .map(|i| {
                 forward(&module.shape, &module.params, self.test.row(i), &mut logits);
-                let scores: Vec<f32> = logits[last..].iter().zip(&module.offset).map(|(l, o)| l + o).collect();
+                let scores: Vec<f32> =
+                    logits[last..].iter().zip(&module.offset).map(|(l, o)| l + o).collect();
                 argmax(&scores) as u16
             })
             .collect()
@@ -126,17 +133,18 @@ impl Judge {
     }
 
     /// Trains every gateway on its own samples only and keeps, for all of them together, the way with the best
-    /// mean. Ways are the three recipes, each started from the gateway's own sums; trained prior-free with the
-    /// gateway's prior added afterwards, or plainly; with and without the personal fine-tune; with the shared
-    /// module's epochs and with as many as all federated rounds have together. Alone nothing is held out: all
-    /// labels train. The choice is made on the test set, which favours *alone*.
+    /// mean. Ways are the three recipes, trained prior-free with the gateway's
+    /// prior added afterwards, or plainly; from the gateway's own sums or from nothing; for as many epochs as the
+    /// manifest asks, as all federated rounds have together, and [`LENGTHS`]; with the personal fine-tune. Alone
+    /// nothing is held out: all labels train. The choice is made on the test set, which favours *alone*.
     pub(crate) fn alone(&self, gateways: &[Vec<usize>], labels: &[Vec<u16>]) -> Result<Alone, DemoError> {
         let mixes: Vec<Vec<f64>> = labels.iter().map(|own| class_mix(own, self.outputs)).collect();
         let mut ways: Vec<(String, Vec<f64>)> = Vec::new();
         for (gateway, samples) in gateways.iter().enumerate() {
             let mut own = Dataset::default();
             for (sample, &label) in samples.iter().zip(&labels[gateway]) {
-                let z = self.train.get(sample).ok_or_else(|| self.failed("a labelled sample has no features"))?;
+                let z =
+                    self.train.get(sample).ok_or_else(|| self.failed("a labelled sample has no features"))?;
                 own.push(&quantized(z).map_err(|e| self.failed(e))?, label);
             }
             for (way, (name, module)) in self.ways_alone(&own)?.into_iter().enumerate() {
@@ -156,7 +164,8 @@ impl Judge {
     }
 
     fn ways_alone(&self, own: &Dataset) -> Result<Vec<(String, Module)>, DemoError> {
-        let mut sums = Sums::zero(self.shape.exits, self.shape.features, self.outputs).map_err(|e| self.failed(e))?;
+        let mut sums =
+            Sums::zero(self.shape.exits, self.shape.features, self.outputs).map_err(|e| self.failed(e))?;
         let mut quanta = vec![0; self.shape.exits * self.shape.features];
         for i in 0..own.n() {
             quantize_all(own.row(i), &mut quanta).map_err(|e| self.failed(e))?;
@@ -166,7 +175,8 @@ impl Judge {
         let prior = log_prior(&label_counts(&own.labels, self.outputs), self.manifest.personal.smoothing);
         let none = vec![0.0; self.outputs];
         let rank = self.manifest.module.rank;
-        let longer = config.epochs * self.manifest.rounds.steps.clamp(1, 100) as u32;
+        let all_rounds = config.epochs * self.manifest.rounds.steps.clamp(1, 100) as u32;
+        let lengths: BTreeSet<u32> = LENGTHS.into_iter().chain([config.epochs, all_rounds]).collect();
         let mut ways = Vec::new();
         for recipe in [Recipe::Moments, Recipe::Probe, Recipe::Ladder { rank }] {
             let shape = Shape { recipe, ..self.shape };
@@ -183,10 +193,12 @@ impl Judge {
                 continue;
             }
             ways.push((format!("{name}, prior, fine-tuned"), self.personal(shape, start.clone(), own)?));
-            for epochs in [config.epochs, longer] {
+            for &epochs in &lengths {
                 for (how, offset) in [("prior", &prior), ("plain", &none)] {
                     let config = TrainConfig { epochs, ..config.clone() };
-                    for (from, start) in [("from sums", start.clone()), ("from nothing", shape.initial(config.seed))] {
+                    for (from, start) in
+                        [("from sums", start.clone()), ("from nothing", shape.initial(config.seed))]
+                    {
                         let mut trainer = Trainer::new(
                             shape,
                             start,
@@ -209,8 +221,8 @@ impl Judge {
     /// The personal module that the agent's own code derives from `shared` with `own` samples.
     fn personal(&self, shape: Shape, shared: Vec<f32>, own: &Dataset) -> Result<Module, DemoError> {
         let config = self.manifest.personal.clone();
-        let mut personalizer =
-            Personalizer::new(shape, shared, own.clone(), Dataset::default(), config).map_err(|e| self.failed(e))?;
+        let mut personalizer = Personalizer::new(shape, shared, own.clone(), Dataset::default(), config)
+            .map_err(|e| self.failed(e))?;
         while !matches!(personalizer.step(), Progress::Done) {}
         let personal = personalizer.finish();
         Ok(Module { params: personal.params, offset: personal.offset, shape })

@@ -13,7 +13,7 @@ use super::rounds;
 use loadonce_backbone::Backbone;
 use loadonce_control::{TaskManifest, Wants};
 use loadonce_module::{ModuleFile, Random, Role};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -78,13 +78,18 @@ impl TaskSetup {
     /// Reads `tasks/<name>.toml` and `data/<name>.safetensors` below `models`.
     pub(crate) fn read(models: &Path, name: &str, gateways: usize, quick: bool) -> Result<Self, DemoError> {
         let path = models.join("tasks").join(format!("{name}.toml"));
-        let text = std::fs::read_to_string(&path)
-            .map_err(|source| DemoError::File { doing: "read", path: path.clone(), source })?;
+        let text = std::fs::read_to_string(&path).map_err(|source| DemoError::File {
+            doing: "read",
+            path: path.clone(),
+            source,
+        })?;
         let content = |what: String| DemoError::Content { path: path.clone(), what };
         let toml = with_quorum(&text, gateways);
         let manifest = TaskManifest::from_toml(&toml).map_err(|e| content(e.to_string()))?;
         if manifest.name != name || manifest.rounds.quorum != gateways {
-            return Err(content(format!("must be named `{name}` and have a line `quorum = …` under [rounds]")));
+            return Err(content(format!(
+                "must be named `{name}` and have a line `quorum = …` under [rounds]"
+            )));
         }
         let data = DataSet::read(&models.join("data").join(format!("{name}.safetensors")))?;
         // Recordings are few: too few to draw from and to prove anything about early exits.
@@ -98,7 +103,11 @@ impl TaskSetup {
 /// The manifest's text with another quorum. Deadlines stay, so a gateway that is lost cannot stop the demo.
 fn with_quorum(toml: &str, gateways: usize) -> String {
     let line = |line: &str| {
-        if line.trim_start().starts_with("quorum") { format!("quorum = {gateways}\n") } else { format!("{line}\n") }
+        if line.trim_start().starts_with("quorum") {
+            format!("quorum = {gateways}\n")
+        } else {
+            format!("{line}\n")
+        }
     };
     toml.lines().map(line).collect()
 }
@@ -126,14 +135,15 @@ impl Split {
         };
         let labels: Vec<Vec<u16>> = labelled.iter().map(|own| task.data.labels_of(own)).collect();
         let test = task.data.by_class(&task.data.test);
+        // What any gateway trains on would make the early exits look surer than they are.
+        let trained_on: HashSet<usize> = labelled.iter().flatten().copied().collect();
+        let rest: Vec<Vec<usize>> = pool
+            .iter()
+            .map(|class| class.iter().copied().filter(|sample| !trained_on.contains(sample)).collect())
+            .collect();
         let (mut unlabelled, mut tests) = (Vec::new(), Vec::new());
-        for (own, labels) in labelled.iter().zip(&labels) {
+        for labels in &labels {
             let mix = class_mix(labels, pool.len());
-            // A line does not show the same piece twice, so what was labelled does not come again.
-            let rest: Vec<Vec<usize>> = pool
-                .iter()
-                .map(|class| class.iter().copied().filter(|sample| !own.contains(sample)).collect())
-                .collect();
             unlabelled.push(stream(random, &rest, &mix, task.unlabelled));
             tests.push(stream(random, &test, &mix, task.tests));
         }
@@ -143,7 +153,8 @@ impl Split {
 
 /// `n` independent draws by class mix from `pool`, as a line would bring them.
 fn stream(random: &mut Random, pool: &[Vec<usize>], mix: &[f64], n: usize) -> Vec<usize> {
-    let weights: Vec<f64> = pool.iter().zip(mix).map(|(class, share)| if class.is_empty() { 0.0 } else { *share }).collect();
+    let weights: Vec<f64> =
+        pool.iter().zip(mix).map(|(class, share)| if class.is_empty() { 0.0 } else { *share }).collect();
     (0..n)
         .filter_map(|_| {
             let class = &pool[draw(random, &weights)?];
@@ -157,8 +168,11 @@ pub(crate) async fn run(setup: &Setup, seed: u64, progress: &mut Progress) -> Re
     let started = Instant::now();
     let folder = setup.out.join(format!("run-{seed}"));
     if folder.exists() {
-        std::fs::remove_dir_all(&folder)
-            .map_err(|source| DemoError::File { doing: "remove", path: folder.clone(), source })?;
+        std::fs::remove_dir_all(&folder).map_err(|source| DemoError::File {
+            doing: "remove",
+            path: folder.clone(),
+            source,
+        })?;
     }
     let site = format!("demo-{seed}{}", setup.suffix);
     let splits = split(setup, seed)?;
@@ -175,7 +189,11 @@ pub(crate) async fn run(setup: &Setup, seed: u64, progress: &mut Progress) -> Re
         library: setup.library.as_deref(),
         tasks: &tasks,
     })?;
-    progress.stage(&format!("started 1 aggregator and {} agents in {}", setup.gateways.len(), folder.display()));
+    progress.stage(&format!(
+        "started 1 aggregator and {} agents in {}",
+        setup.gateways.len(),
+        folder.display()
+    ));
     let names: Vec<String> = tasks.into_iter().map(|(name, _)| name).collect();
     let mut plant = Plant::connect(&setup.broker, &site, setup.gateways.clone(), names.clone()).await?;
     let mut stage = Stage { setup, fleet: &mut fleet, plant: &mut plant, progress, names: &names };
@@ -195,10 +213,15 @@ pub(crate) async fn run(setup: &Setup, seed: u64, progress: &mut Progress) -> Re
         let slots: Vec<&Slot> = modules.iter().map(|gateway| &gateway[task]).collect();
         let live: Vec<&Answered> = answers.iter().filter(|answer| answer.shipment.task == task).collect();
         let name = &names[task];
-        let versions: Vec<u64> = figures.iter().filter_map(|f| f.tasks.get(name)).map(|f| f.version).collect();
+        let versions: Vec<u64> =
+            figures.iter().filter_map(|f| f.tasks.get(name)).map(|f| f.version).collect();
         let run = judged.run(setup, &splits[task], &slots, &live, &versions, task).map_err(nonsense)?;
         if run.versions != lineages[task].len() as u64 {
-            let what = format!("task {name}: gateways hold version {}, the lineage has {}", run.versions, lineages[task].len());
+            let what = format!(
+                "task {name}: gateways hold version {}, the lineage has {}",
+                run.versions,
+                lineages[task].len()
+            );
             return Err(nonsense(what));
         }
         task_runs.push(run);
@@ -226,8 +249,11 @@ pub(crate) async fn run(setup: &Setup, seed: u64, progress: &mut Progress) -> Re
     };
     check(&run).map_err(nonsense)?;
     if !setup.keep {
-        std::fs::remove_dir_all(&folder)
-            .map_err(|source| DemoError::File { doing: "remove", path: folder.clone(), source })?;
+        std::fs::remove_dir_all(&folder).map_err(|source| DemoError::File {
+            doing: "remove",
+            path: folder.clone(),
+            source,
+        })?;
     }
     Ok(run)
 }
@@ -237,7 +263,11 @@ fn split(setup: &Setup, seed: u64) -> Result<Vec<Split>, DemoError> {
         // A stream of its own for every task, so that a change in one does not move the other.
         let mut random = Random::new(seed.wrapping_mul(1000).wrapping_add(index as u64));
         Split::draw(task, setup.gateways.len(), &mut random).ok_or_else(|| DemoError::Usage {
-            what: format!("task {} has too few samples for {} gateways", task.manifest.name, setup.gateways.len()),
+            what: format!(
+                "task {} has too few samples for {} gateways",
+                task.manifest.name,
+                setup.gateways.len()
+            ),
         })
     };
     setup.tasks.iter().enumerate().map(draw).collect()
@@ -252,7 +282,8 @@ fn check(run: &Run) -> Result<(), String> {
         return Err("the agents report no memory".into());
     }
     for task in &run.tasks {
-        let all = [&task.accuracy.before, &task.accuracy.alone, &task.accuracy.shared, &task.accuracy.federated];
+        let all =
+            [&task.accuracy.before, &task.accuracy.alone, &task.accuracy.shared, &task.accuracy.federated];
         if all.iter().any(|list| list.iter().any(|share| !(0.0..=1.0).contains(share))) {
             return Err(format!("task {}: an accuracy is outside 0 to 1", task.name));
         }
@@ -284,7 +315,12 @@ impl Stage<'_> {
         let served = |_: usize, figures: &Figures| match &figures.degraded {
             Some(why) => Err(format!("degraded: {why}")),
             None if figures.uplink.connects == 0 || figures.data.connects == 0 => Err("not connected".into()),
-            None if names.iter().all(|name| figures.tasks.get(name).is_some_and(|task| task.wants.is_some())) => Ok(()),
+            None if names
+                .iter()
+                .all(|name| figures.tasks.get(name).is_some_and(|task| task.wants.is_some())) =>
+            {
+                Ok(())
+            }
             None => Err("tasks have not arrived".into()),
         };
         let progress = &mut *self.progress;
@@ -307,7 +343,8 @@ impl Stage<'_> {
             labelled(task, gateway).chain(line).collect()
         });
         let count: usize = queues.iter().map(VecDeque::len).sum();
-        self.progress.stage(&format!("sending {count} samples over the data plane, before there is any module"));
+        self.progress
+            .stage(&format!("sending {count} samples over the data plane, before there is any module"));
         self.exchange(std::mem::take(&mut queues)).await?;
 
         let labels: usize = splits.iter().flat_map(|split| &split.labels).map(Vec::len).sum();
@@ -349,7 +386,8 @@ impl Stage<'_> {
     /// Figures that have seen everything that was sent.
     async fn last_figures(&mut self, splits: &[Split]) -> Result<Vec<Figures>, DemoError> {
         let names = self.names;
-        let tests: u64 = splits.iter().filter_map(|split| split.tests.first()).map(|own| own.len() as u64).sum();
+        let tests: u64 =
+            splits.iter().filter_map(|split| split.tests.first()).map(|own| own.len() as u64).sum();
         let seen = |gateway: usize, figures: &Figures| {
             rests(figures, names, splits, gateway)?;
             let answers: u64 = figures.tasks.values().flat_map(|task| &task.exits).sum();
@@ -423,7 +461,8 @@ fn rests(figures: &Figures, names: &[String], splits: &[Split], gateway: usize) 
 fn lineages(figures: &[Option<Figures>], names: &[String]) -> Vec<String> {
     let line = |name: &String| {
         let tasks: Vec<_> = figures.iter().map(|f| f.as_ref().and_then(|f| f.tasks.get(name))).collect();
-        let versions: Vec<String> = tasks.iter().map(|t| t.map_or("-".into(), |t| t.version.to_string())).collect();
+        let versions: Vec<String> =
+            tasks.iter().map(|t| t.map_or("-".into(), |t| t.version.to_string())).collect();
         let resting = tasks.iter().flatten().filter(|task| task.at_rest).count();
         format!("{name}: versions {}, {resting} of {} gateways at rest", versions.join(" "), figures.len())
     };
@@ -488,10 +527,16 @@ impl Judged {
         let name = judge.manifest.name.clone();
         let first = slots.first().ok_or("there is no gateway")?;
         if let Some(other) = slots.iter().position(|slot| slot.shared_bytes != first.shared_bytes) {
-            return Err(format!("task {name}: the shared modules of {} and {} differ", setup.gateways[0], setup.gateways[other]));
+            return Err(format!(
+                "task {name}: the shared modules of {} and {} differ",
+                setup.gateways[0], setup.gateways[other]
+            ));
         }
         if versions.iter().any(|&version| version != first.shared.version) {
-            return Err(format!("task {name}: gateways report versions {versions:?}, slots hold {}", first.shared.version));
+            return Err(format!(
+                "task {name}: gateways report versions {versions:?}, slots hold {}",
+                first.shared.version
+            ));
         }
         let outputs = judge.manifest.classes.len();
         let shared = Module {
@@ -519,7 +564,8 @@ impl Judged {
         let mut exits = vec![0; judge.shape.exits];
         let (mut right, mut same) = (0usize, 0usize);
         for answer in live {
-            let Some(exit) = answer.prediction.exit.checked_sub(1).and_then(|exit| exits.get_mut(exit)) else {
+            let Some(exit) = answer.prediction.exit.checked_sub(1).and_then(|exit| exits.get_mut(exit))
+            else {
                 return Err(format!("task {name}: a prediction names exit {}", answer.prediction.exit));
             };
             *exit += 1;

@@ -94,17 +94,27 @@ fn quoted(text: &str) -> String {
 }
 
 fn quoted_path(path: &Path) -> Result<String, DemoError> {
-    let what = || DemoError::Content { path: path.to_owned(), what: "the path is not UTF-8; choose another --out".into() };
+    let what = || DemoError::Content {
+        path: path.to_owned(),
+        what: "the path is not UTF-8; choose another --out".into(),
+    };
     path.to_str().map(quoted).ok_or_else(what)
 }
 
 fn write(path: &Path, text: &str) -> Result<(), DemoError> {
-    std::fs::write(path, text).map_err(|source| DemoError::File { doing: "write", path: path.to_owned(), source })
+    std::fs::write(path, text).map_err(|source| DemoError::File {
+        doing: "write",
+        path: path.to_owned(),
+        source,
+    })
 }
 
 fn make(folder: PathBuf) -> Result<PathBuf, DemoError> {
-    std::fs::create_dir_all(&folder)
-        .map_err(|source| DemoError::File { doing: "create", path: folder.clone(), source })?;
+    std::fs::create_dir_all(&folder).map_err(|source| DemoError::File {
+        doing: "create",
+        path: folder.clone(),
+        source,
+    })?;
     Ok(folder)
 }
 
@@ -154,9 +164,8 @@ impl Fleet {
     /// The agents' last figures; `None` where there are none yet. They are replaced by rename, so never half
     /// written.
     pub(crate) fn figures(&self) -> Vec<Option<Figures>> {
-        let read = |state: &PathBuf| {
-            serde_json::from_slice(&std::fs::read(state.join("figures.json")).ok()?).ok()
-        };
+        let read =
+            |state: &PathBuf| serde_json::from_slice(&std::fs::read(state.join("figures.json")).ok()?).ok();
         self.states.iter().map(read).collect()
     }
 
@@ -195,7 +204,13 @@ impl Fleet {
     }
 
     /// The error for a gateway that does not get where it should.
-    pub(crate) fn late(&self, waiting: &'static str, patience: Duration, gateway: usize, state: String) -> DemoError {
+    pub(crate) fn late(
+        &self,
+        waiting: &'static str,
+        patience: Duration,
+        gateway: usize,
+        state: String,
+    ) -> DemoError {
         let agent = &self.agents[gateway];
         DemoError::Late {
             waiting,

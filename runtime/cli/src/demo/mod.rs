@@ -62,7 +62,7 @@ pub struct Options {
     /// Send fewer samples: a smoke test, early exits stay off
     #[arg(long)]
     pub quick: bool,
-    /// Seconds without any progress after which a stage is given up
+    /// Seconds after which a stage of waiting, or of answers that do not come, is given up
     #[arg(long, default_value_t = 120, value_name = "S")]
     pub patience: u64,
     /// Folder with bundles, data and tasks
@@ -120,14 +120,21 @@ pub async fn run(options: Options) -> Result<(), DemoError> {
 }
 
 fn write(path: &Path, text: &str) -> Result<(), DemoError> {
-    std::fs::write(path, format!("{text}\n"))
-        .map_err(|source| DemoError::File { doing: "write", path: path.to_owned(), source })
+    std::fs::write(path, format!("{text}\n")).map_err(|source| DemoError::File {
+        doing: "write",
+        path: path.to_owned(),
+        source,
+    })
 }
 
 async fn prepare(options: &Options, progress: &mut Progress) -> Result<Setup, DemoError> {
-    let (agent, aggregator) = (children::program("loadonce-agent")?, children::program("loadonce-aggregator")?);
-    std::fs::create_dir_all(&options.out)
-        .map_err(|source| DemoError::File { doing: "create", path: options.out.clone(), source })?;
+    let (agent, aggregator) =
+        (children::program("loadonce-agent")?, children::program("loadonce-aggregator")?);
+    std::fs::create_dir_all(&options.out).map_err(|source| DemoError::File {
+        doing: "create",
+        path: options.out.clone(),
+        source,
+    })?;
     let models = absolute(&options.models)?;
     let tasks = ["digits", "motion"]
         .map(|name| TaskSetup::read(&models, name, options.gateways, options.quick))
@@ -149,10 +156,8 @@ async fn prepare(options: &Options, progress: &mut Progress) -> Result<Setup, De
         Some(url) => url.clone(),
         None => broker::start().await?,
     };
-    progress.stage(&format!(
-        "{} broker at {broker}",
-        if options.broker.is_some() { "your" } else { "embedded" }
-    ));
+    progress
+        .stage(&format!("{} broker at {broker}", if options.broker.is_some() { "your" } else { "embedded" }));
     // On somebody's broker site and gateways (they are client ids) must not meet another demo's.
     let suffix = if options.broker.is_some() { format!("-{}", nonce()) } else { String::new() };
     Ok(Setup {
@@ -173,7 +178,8 @@ async fn prepare(options: &Options, progress: &mut Progress) -> Result<Setup, De
 
 /// Tells calls on the same broker apart.
 fn nonce() -> String {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |age| age.as_nanos());
+    let now =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |age| age.as_nanos());
     let seed = format!("{now} {}", std::process::id());
     blake3::hash(seed.as_bytes()).to_hex()[..12].to_owned()
 }

@@ -87,8 +87,11 @@ pub(crate) fn by_mix(
                 let mut left: Vec<usize> = pool.iter().map(Vec::len).collect();
                 let mut classes = Vec::with_capacity(each);
                 for _ in 0..each {
-                    let weights: Vec<f64> =
-                        mix.iter().zip(&left).map(|(share, left)| if *left > 0 { *share } else { 0.0 }).collect();
+                    let weights: Vec<f64> = mix
+                        .iter()
+                        .zip(&left)
+                        .map(|(share, left)| if *left > 0 { *share } else { 0.0 })
+                        .collect();
                     let class = draw(random, &weights)?;
                     left[class] -= 1;
                     classes.push(class);
@@ -107,7 +110,11 @@ pub(crate) fn by_mix(
 /// Deals out the whole `pool` (sample indices per class), each sample to one gateway: first every gateway takes
 /// one sample of each of two classes, drawn by its own class mix, then the rest goes by class mix times a drawn
 /// size. `None` when the pool cannot give every gateway two classes.
-pub(crate) fn dealt_out(random: &mut Random, pool: &[Vec<usize>], gateways: usize) -> Option<Vec<Vec<usize>>> {
+pub(crate) fn dealt_out(
+    random: &mut Random,
+    pool: &[Vec<usize>],
+    gateways: usize,
+) -> Option<Vec<Vec<usize>>> {
     (0..MAX_DRAWS).find_map(|_| {
         let mut pool = pool.to_vec();
         for class in &mut pool {
@@ -131,7 +138,8 @@ pub(crate) fn dealt_out(random: &mut Random, pool: &[Vec<usize>], gateways: usiz
         }
         for (class, samples) in pool.iter_mut().enumerate() {
             while let Some(sample) = samples.pop() {
-                let weights: Vec<f64> = mixes.iter().zip(&sizes).map(|(mix, size)| mix[class] * size + 1e-9).collect();
+                let weights: Vec<f64> =
+                    mixes.iter().zip(&sizes).map(|(mix, size)| mix[class] * size + 1e-9).collect();
                 dealt[draw(random, &weights)?].push(sample);
             }
         }

@@ -79,7 +79,6 @@ impl Plant {
         let answers = Topic::Out { gateway: "+", task: "+", sample: "+" }.text(site);
         config.subscriptions.push((answers.as_str().to_owned(), Qos::AtLeastOnce));
         config.queue_messages = QUEUE;
-        config.event_queue = QUEUE;
         config.backoff = Backoff { base: Duration::from_millis(200), cap: Duration::from_secs(2) };
         let (handle, events) = Link::start(config).map_err(|e| problem(e.to_string()))?;
         let mut plant =
@@ -91,7 +90,9 @@ impl Plant {
             match tokio::time::timeout(left, plant.events.recv()).await {
                 Ok(Some(Event::Connected { .. })) => return Ok(plant),
                 Ok(Some(Event::Disconnected { reason: why, .. })) => reason = why,
-                Ok(Some(Event::SubscriptionRefused { topic })) => reason = format!("subscription to {topic} refused"),
+                Ok(Some(Event::SubscriptionRefused { topic })) => {
+                    reason = format!("subscription to {topic} refused");
+                }
                 Ok(Some(_)) => {}
                 Ok(None) | Err(_) => return Err(plant.problem(reason)),
             }
@@ -206,9 +207,10 @@ impl Plant {
     /// Clears what the fleet left retained on the broker, and closes the connection.
     pub(crate) async fn tidy_up(&self, fingerprint: &str) -> Result<(), DemoError> {
         let states = self.gateways.iter().map(|gateway| Topic::State { gateway });
-        let tasks = self.tasks.iter().flat_map(|task| {
-            [Topic::Task { task }, Topic::Pointer { task, backbone: fingerprint }]
-        });
+        let tasks = self
+            .tasks
+            .iter()
+            .flat_map(|task| [Topic::Task { task }, Topic::Pointer { task, backbone: fingerprint }]);
         for topic in states.chain(tasks) {
             let text = topic.text(&self.site);
             self.handle

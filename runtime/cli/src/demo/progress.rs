@@ -20,7 +20,8 @@ pub(crate) struct Progress {
 impl Progress {
     /// Time counts from here.
     pub(crate) fn new() -> Self {
-        let terminal = std::io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
+        let terminal =
+            std::io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
         Self { started: Instant::now(), terminal, drawn: 0, last: None }
     }
 
@@ -63,7 +64,6 @@ impl Progress {
             self.drawn = 0;
         }
     }
-
 }
 
 fn write(text: &str) {

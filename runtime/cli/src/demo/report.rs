@@ -237,7 +237,8 @@ impl Report {
 impl TaskReport {
     fn new(runs: &[Run], task: usize) -> Self {
         let runs: Vec<&TaskRun> = runs.iter().map(|run| &run.tasks[task]).collect();
-        let each = |figure: &dyn Fn(&TaskRun) -> f64| -> Vec<f64> { runs.iter().map(|run| figure(run)).collect() };
+        let each =
+            |figure: &dyn Fn(&TaskRun) -> f64| -> Vec<f64> { runs.iter().map(|run| figure(run)).collect() };
         let over = |figure: &dyn Fn(&TaskRun) -> f64| mean(&each(figure));
         let difference = |figure: &dyn Fn(&[f64]) -> f64| {
             t_interval(&each(&|run| figure(&run.accuracy.federated) - figure(&run.accuracy.alone)))

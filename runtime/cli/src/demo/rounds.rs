@@ -21,8 +21,11 @@ struct Task {
 /// `figures.json`.
 pub(crate) fn read(state: &Path, names: &[String]) -> Result<Vec<Vec<u64>>, DemoError> {
     let path = state.join("figures.json");
-    let bytes =
-        std::fs::read(&path).map_err(|source| DemoError::File { doing: "read", path: path.clone(), source })?;
+    let bytes = std::fs::read(&path).map_err(|source| DemoError::File {
+        doing: "read",
+        path: path.clone(),
+        source,
+    })?;
     parse(&bytes, names).map_err(|what| DemoError::Content { path, what })
 }
 
@@ -49,6 +52,8 @@ mod tests {
         let read = |names: &[&str]| parse(json, &names.iter().map(ToString::to_string).collect::<Vec<_>>());
         assert_eq!(read(&["b", "a"]).unwrap(), [vec![], vec![3, 2]]);
         assert!(read(&["c"]).is_err());
-        assert!(parse(br#"{"tasks":[{"name":"a","version":2,"participants":[3]}]}"#, &["a".to_owned()]).is_err());
+        assert!(
+            parse(br#"{"tasks":[{"name":"a","version":2,"participants":[3]}]}"#, &["a".to_owned()]).is_err()
+        );
     }
 }

@@ -33,8 +33,19 @@ fn megabytes(bytes: u64) -> String {
 /// The table and the lines under it.
 pub(crate) fn table(report: &Report) -> String {
     let head = [
-        "task", "labels", "before", "worst", "alone", "worst", "shared", "worst", "federated", "worst", "even test",
-        "exit", "same",
+        "task",
+        "labels",
+        "before",
+        "worst",
+        "alone",
+        "worst",
+        "shared",
+        "worst",
+        "federated",
+        "worst",
+        "even test",
+        "exit",
+        "same",
     ];
     let mut rows = vec![head.map(str::to_owned)];
     for task in &report.tasks {
@@ -57,7 +68,11 @@ pub(crate) fn table(report: &Report) -> String {
     let mut text = format!(
         "{} gateways, {}\n\n{}\n",
         report.gateways,
-        if report.seeds == 1 { "one federation".to_owned() } else { format!("mean of {} federations", report.seeds) },
+        if report.seeds == 1 {
+            "one federation".to_owned()
+        } else {
+            format!("mean of {} federations", report.seeds)
+        },
         aligned(&rows)
     );
     text.push_str(EXPLANATION);
@@ -65,7 +80,8 @@ pub(crate) fn table(report: &Report) -> String {
     for task in &report.tasks {
         writeln!(text, "{}: alone is best with {}", task.name, task.alone_recipe).expect(TAKES_ANY);
         if let (Some(mean), Some(worst)) = (&task.difference, &task.worst_difference) {
-            writeln!(text, "{}: federated less alone, mean gateway: {}", task.name, points(mean)).expect(TAKES_ANY);
+            writeln!(text, "{}: federated less alone, mean gateway: {}", task.name, points(mean))
+                .expect(TAKES_ANY);
             writeln!(text, "{}: federated less alone, worst gateway: {}", task.name, points(worst))
                 .expect(TAKES_ANY);
         }
@@ -117,7 +133,10 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         let head = lines.iter().position(|line| line.starts_with("task")).unwrap();
         assert_eq!(lines[head].len(), lines[head + 1].len(), "{text}");
-        assert!(lines[head + 1].contains("85.0       80.0") || lines[head + 1].contains("85.0   80.0"), "{text}");
+        assert!(
+            lines[head + 1].contains("85.0       80.0") || lines[head + 1].contains("85.0   80.0"),
+            "{text}"
+        );
         for column in ["before", "alone", "shared", "federated", "even test", "exit", "same"] {
             assert!(EXPLANATION.lines().any(|line| line.starts_with(column)), "{column}");
         }

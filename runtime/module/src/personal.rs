@@ -9,6 +9,7 @@
 //! - With fewer, cross-validation over the training samples is added to them, and the choice is between shared
 //!   with prior and fine-tuned with prior only: whether to use a prior cannot be told from a handful of labels.
 //! - Fine-tuned parameters are kept if they are not worse; otherwise the prior alone is.
+//! - Without a training sample there is nothing to fine-tune or decide: the prior alone is kept.
 //!
 //! The prior that serves counts the held-out labels too: they are this gateway's own, and with 20 labels one more
 //! of a rare class matters (own mix, ten gateways: digits .966 against .963, gunpoint .979 against .967).
@@ -208,8 +209,12 @@ impl Personalizer {
             seed: self.config.seed.wrapping_add(self.run as u64),
         };
         let (start, prior) = (self.shared.clone(), self.prior.clone());
-        let trainer = Trainer::new(self.shape, start, train, Dataset::default(), prior, config)?;
-        self.phase = Phase::Tune(Box::new(trainer));
+        match Trainer::new(self.shape, start, train, Dataset::default(), prior, config) {
+            Ok(trainer) => self.phase = Phase::Tune(Box::new(trainer)),
+            // A new gateway, or one whose few labels are all held out, serves the shared module with its prior.
+            Err(TrainError::NoSamples) => self.phase = Phase::Done,
+            Err(error) => return Err(error),
+        }
         Ok(())
     }
 

@@ -130,13 +130,22 @@ fn an_unfinished_derivation_gives_the_shared_module_with_the_prior() {
 }
 
 #[test]
+fn a_gateway_without_training_samples_serves_the_shared_module_with_its_prior() {
+    for heldout in [&[][..], &[1, 1]] {
+        let personal = derive(Dataset::default(), data(heldout, 2), PersonalConfig::default());
+        assert_eq!((personal.kept, personal.params), (Kept::PriorOnly, shared()));
+        let own = personal.offset[1] - personal.offset[0];
+        assert_eq!(own > 0.0, !heldout.is_empty(), "{:?}", personal.offset);
+    }
+}
+
+#[test]
 fn bad_input_is_refused_by_type() {
     let make = |train: Dataset, heldout: Dataset, config| {
         Personalizer::new(SHAPE, shared(), train, heldout, config).map(|_| ())
     };
     let good = data(&[0, 1], 1);
     let plain = PersonalConfig::default();
-    assert_eq!(make(Dataset::default(), good.clone(), plain.clone()), Err(TrainError::NoSamples));
     let bad = Dataset { labels: vec![0, 4], ..good.clone() };
     assert!(matches!(make(bad.clone(), good.clone(), plain.clone()), Err(TrainError::Label { .. })));
     assert!(matches!(make(good.clone(), bad, plain.clone()), Err(TrainError::Label { .. })));

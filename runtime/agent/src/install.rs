@@ -173,7 +173,15 @@ impl Agent {
             };
             if hash(&fetch.buffer) != fetch.hash {
                 self.counters.refuse("bad_module_hash");
-                tracing::error!(task = %name, "the module file does not have the announced hash; asking again");
+                tracing::error!(task = %name, "the module file does not have the announced hash; asking again later");
+                let again = Reassembly::new(fetch.buffer.len()).ok().map(|parts| Fetch {
+                    parts,
+                    asked_ms: now_ms.max(1),
+                    ..fetch
+                });
+                if let Some(task) = self.tasks.get_mut(&name) {
+                    task.fetch = again;
+                }
                 continue;
             }
             tracing::info!(
@@ -231,10 +239,7 @@ impl Agent {
                     why,
                     "the announced module is refused; the old one goes on"
                 );
-                // Asking again would give the same bytes: wait for another pointer.
-                if let Some(pointer) = self.tasks.get_mut(name).and_then(|task| task.pointer.as_mut()) {
-                    pointer.stable = None;
-                }
+                self.forget_announced(name);
                 return Ok(false);
             }
         };
@@ -247,8 +252,17 @@ impl Agent {
             Err(error) => {
                 self.counters.refuse("training_failed");
                 tracing::error!(task = name, %error, "no personal module can be derived");
+                self.forget_announced(name);
                 Ok(false)
             }
+        }
+    }
+
+    /// A version that cannot be installed is not asked for again: the same bytes would come. The next pointer
+    /// brings another.
+    fn forget_announced(&mut self, name: &str) {
+        if let Some(pointer) = self.tasks.get_mut(name).and_then(|task| task.pointer.as_mut()) {
+            pointer.stable = None;
         }
     }
 

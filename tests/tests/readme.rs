@@ -133,7 +133,10 @@ fn readme_lines_work() {
         let mark = broker.log().mark();
         let out = folder.join(format!("sub-{i}"));
         listeners.push((Shell::start(line, folder, &out), out));
-        broker.log().wait(mark, &["SUBACK"]);
+        let filter = line.split_whitespace().map(|word| word.trim_matches(['\'', '"']));
+        let filter =
+            filter.into_iter().find(|word| word.starts_with("loadonce/")).expect("it names its topics");
+        broker.log().wait(mark, &[&format!(" 0 {filter}")]);
     }
     let mut speakers = Vec::new();
     for (i, line) in speaking.iter().enumerate() {

@@ -10,14 +10,10 @@ impl Agent {
     /// One unit of background work; `false` when there is nothing to do until the next message or tick.
     pub fn background(&mut self, now_ms: u64, out: &mut Vec<Outgoing>) -> Result<bool, AgentError> {
         let started = Instant::now();
-        let stepping = matches!(self.job, Some(Job::Step(_) | Job::Personal(_)));
         let worked = self.unit(now_ms, out)?;
         let ms = started.elapsed().as_secs_f64() * 1e3;
         if worked {
             self.counters.longest_unit_ms = self.counters.longest_unit_ms.max(ms);
-        }
-        if worked && stepping && self.job.is_some() {
-            self.counters.longest_step_ms = self.counters.longest_step_ms.max(ms);
         }
         Ok(worked)
     }
@@ -33,7 +29,10 @@ impl Agent {
         }
         match self.job.take() {
             Some(Job::Step(mut job)) => {
-                if job.step() {
+                let started = Instant::now();
+                let done = job.step();
+                self.counters.stepped(started.elapsed());
+                if done {
                     self.finish_step(*job)?;
                 } else {
                     self.job = Some(Job::Step(job));
@@ -41,7 +40,10 @@ impl Agent {
                 return Ok(true);
             }
             Some(Job::Personal(mut job)) => {
-                match job.step() {
+                let started = Instant::now();
+                let finished = job.step();
+                self.counters.stepped(started.elapsed());
+                match finished {
                     Some(active) => self.install(&job, active),
                     None => self.job = Some(Job::Personal(job)),
                 }

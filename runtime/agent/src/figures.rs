@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// Latencies in logarithmic buckets of about 5 %: constant memory, whatever the number of samples.
 #[derive(Debug, Clone)]
@@ -79,6 +80,11 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
+    /// Notes how long one optimizer step took.
+    pub(crate) fn stepped(&mut self, took: Duration) {
+        self.longest_step_ms = self.longest_step_ms.max(took.as_secs_f64() * 1e3);
+    }
+
     /// Counts one refusal.
     pub(crate) fn refuse(&mut self, code: &'static str) {
         *self.refusals.entry(code).or_default() += 1;

@@ -340,7 +340,7 @@ impl Stage<'_> {
         let mut queues = self.queues(|task, gateway| {
             let line = splits[task].unlabelled[gateway].iter().enumerate();
             let line = line.map(|(i, &sample)| Shipment { task, sample, id: format!("line-{i}") });
-            labelled(task, gateway).chain(line).collect()
+            line.chain(labelled(task, gateway)).collect()
         });
         let count: usize = queues.iter().map(VecDeque::len).sum();
         self.progress

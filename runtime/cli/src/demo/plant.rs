@@ -10,8 +10,9 @@ use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::Receiver;
 
-/// Samples of one gateway that are on their way at most.
-pub(crate) const WINDOW: usize = 8;
+/// Samples of one gateway that are on their way at most. A line waits for its answers; and an agent stores what
+/// it saw when it has a moment, which a stream without a gap never gives it.
+const WINDOW: usize = 1;
 /// Publishes that may wait for the broker: more than [`WINDOW`] for every gateway and than all labels, so that
 /// publishing never waits while answers are not read.
 const QUEUE: usize = 2048;

@@ -1,16 +1,18 @@
 """Reference of the module mathematics, written apart from the Rust crate and compared with it.
 
-    python models/reference/module_reference.py
+    python models/reference/module_reference.py            write the golden files
+    python models/reference/module_reference.py --check    compare with them; exit 1 if they differ
 
-writes tests/golden/module-reference.safetensors: a fixed case with the logits,
+makes tests/golden/module-reference.safetensors: a fixed case with the logits,
 losses and gradients of a probe and a ladder, and the modules solved from exact
-sums. numpy only; every formula is the direct one, in f64. It also writes the
+sums. numpy only; every formula is the direct one, in f64. It also makes the
 golden module files, byte by byte as docs/module-format.md says, and
 the golden sums.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
@@ -23,6 +25,8 @@ EXITS, FEATURES, OUTPUTS, RANK, SAMPLES = 3, 10, 4, 2, 40
 UNSEEN_BIAS = -30.0
 CORRELATION = 0.5
 TEMPERATURE = 0.25
+# Another BLAS adds in another order; a wrong formula is far off.
+TOLERANCE = 1e-9
 
 
 def tensors(recipe: str) -> list[tuple[str, tuple[int, ...]]]:
@@ -208,20 +212,51 @@ def sums_file(values: NDArray[np.int64]) -> bytes:
     return head + values.astype("<i8").tobytes()
 
 
-def write(path: Path, content: dict[str, NDArray]) -> None:
+TYPES = {"float32": "F32", "float64": "F64", "int64": "I64", "int16": "I16", "uint16": "U16"}
+
+
+def encode(content: dict[str, NDArray]) -> bytes:
     """Named arrays as a safetensors file."""
-    names = {"float32": "F32", "float64": "F64", "int64": "I64", "int16": "I16", "uint16": "U16"}
     header, data = {}, b""
     # The widest type first keeps every tensor aligned.
     for name, array in sorted(content.items(), key=lambda item: (-item[1].itemsize, item[0])):
         raw = array.astype(array.dtype.newbyteorder("<")).tobytes()
         offsets = [len(data), len(data) + len(raw)]
-        header[name] = {"dtype": names[array.dtype.name], "shape": list(array.shape), "data_offsets": offsets}
+        header[name] = {"dtype": TYPES[array.dtype.name], "shape": list(array.shape), "data_offsets": offsets}
         data += raw
-    path.write_bytes(safetensors(header, data))
+    return safetensors(header, data)
 
 
-def main() -> None:
+def decode(raw: bytes) -> dict[str, NDArray]:
+    """The named arrays of `encode`."""
+    numpy_types = {short: name for name, short in TYPES.items()}
+    start = 8 + int.from_bytes(raw[:8], "little")
+    out = {}
+    for name, entry in json.loads(raw[8:start]).items():
+        a, b = (start + offset for offset in entry["data_offsets"])
+        dtype = np.dtype(numpy_types[entry["dtype"]]).newbyteorder("<")
+        out[name] = np.frombuffer(raw[a:b], dtype).reshape(entry["shape"])
+    return out
+
+
+def differences(golden: bytes, case: dict[str, NDArray]) -> list[str]:
+    """Names whose golden values are not those of `case`: integers exactly, floats to TOLERANCE."""
+    kept = decode(golden)
+    out = sorted(kept.keys() ^ case.keys())
+    for name in kept.keys() & case.keys():
+        want, got = kept[name], case[name]
+        same = want.shape == got.shape and want.dtype.kind == got.dtype.kind
+        if same and want.dtype.kind == "f":
+            gap = np.abs(want.astype(float) - got) / np.maximum(1.0, np.abs(got))
+            same = bool(np.max(gap, initial=0.0) <= TOLERANCE)
+        elif same:
+            same = np.array_equal(want, got)
+        out += [] if same else [name]
+    return out
+
+
+def case() -> dict[str, NDArray]:
+    """The fixed case: inputs and everything computed from them."""
     rng = np.random.default_rng(20)
     labels = rng.choice([0, 1, 3], SAMPLES).astype(np.uint16)  # class 2 has no samples
     shift = rng.normal(size=(EXITS, OUTPUTS, FEATURES))
@@ -245,12 +280,31 @@ def main() -> None:
     for name, shrinkage in (("auto", None), ("fixed", 0.2)):
         content[f"solved.{name}"] = solve(z, labels, shrinkage)
         content[f"start.{name}"] = ladder_start(z, labels, shrinkage)
-    write(GOLDEN / "module-reference.safetensors", content)
-    (GOLDEN / "module-v1.safetensors").write_bytes(module_file("shared", "F16"))
-    (GOLDEN / "module-v1-personal.safetensors").write_bytes(module_file("personal", "F32"))
-    (GOLDEN / "module-sums-v1.bin").write_bytes(sums_file(content["sums"]))
-    for path in sorted(GOLDEN.glob("module-*")):
-        print(f"{path.name}: {path.stat().st_size} bytes")
+    return content
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="compare with the golden files instead of writing them")
+    check = parser.parse_args().check
+    content = case()
+    files = {
+        "module-v1.safetensors": module_file("shared", "F16"),
+        "module-v1-personal.safetensors": module_file("personal", "F32"),
+        "module-sums-v1.bin": sums_file(content["sums"]),
+    }
+    reference = GOLDEN / "module-reference.safetensors"
+    if check:
+        wrong = [f"{reference.name}: {name}" for name in differences(reference.read_bytes(), content)]
+        wrong += [name for name, raw in files.items() if (GOLDEN / name).read_bytes() != raw]
+        if wrong:
+            raise SystemExit("golden files differ from the reference:\n" + "\n".join(wrong))
+        print(f"{len(files) + 1} golden files agree with the reference, {len(content)} arrays in {reference.name}")
+        return
+    reference.write_bytes(encode(content))
+    for name, raw in files.items():
+        (GOLDEN / name).write_bytes(raw)
+        print(f"{name}: {len(raw)} bytes")
 
 
 if __name__ == "__main__":

@@ -62,6 +62,14 @@ fn refuses_to_start(site: &Site, options: &AgentOptions, code: i32, says: &[&str
     assert!(!text.contains("panicked"), "{text}");
 }
 
+/// How often a start failed for this cause: what an agent that starts tells of those that did not.
+fn failed_starts(site: &Site, cause: &str) -> Value {
+    let mut agent = site.agent("refused", AgentOptions::default());
+    let figures = agent.wait("it runs", Value::is_object);
+    end_well(agent);
+    figures["failed_starts"][cause].clone()
+}
+
 /// Topic, topic of the answer, payload, code and words of the refusal.
 type Case<'a> = (&'a str, &'a str, &'a [u8], &'a str, &'a [&'a str]);
 
@@ -101,7 +109,7 @@ fn bad_samples_and_labels_are_answered_counted_and_survived() {
         agent.wait_refusal(code);
     }
 
-    // Too large for a sample: taken out of the stream, named in the log.
+    // Too large for a sample: taken out of the stream, and answered all the same.
     let huge = site.folder().join("huge");
     fs::write(&huge, vec![0; 20_000_000]).expect("a temporary folder can be written");
     let sent = Command::new(system("mosquitto_pub", "mosquitto-clients"))
@@ -120,8 +128,13 @@ fn bad_samples_and_labels_are_answered_counted_and_survived() {
         .status()
         .expect("mosquitto_pub starts");
     assert!(sent.success());
-    agent.log().wait(0, &["larger than this agent takes", "in/digits/huge", "bytes=200000"]);
+    let problem = client.wait(0, &format!("{GATEWAY}/out/digits/huge"), |_| true).json();
+    let message = problem["message"].as_str().unwrap_or_default();
+    assert_eq!(problem["error"], "too_large", "{problem}");
+    assert!(message.contains("200000") && message.contains("send a smaller picture"), "{message}");
     agent.wait_refusal("too_large");
+    let figures = agent.figures();
+    assert_eq!(figures["data"]["connects"], 1, "the connection survived: {figures}");
 
     // The folder refuses the same way, and keeps the file for a person to look at.
     fs::write(spool.join("digits/cut.png"), truncated).expect("a temporary folder can be written");
@@ -158,6 +171,7 @@ fn a_bundle_with_one_flipped_byte_is_not_loaded() {
     let options = AgentOptions { bundle: bundle.clone(), ..AgentOptions::default() };
     let says = ["segment-2.onnx", "sha256", "install the bundle again", &bundle.display().to_string()];
     refuses_to_start(&site, &options, 1, &says);
+    assert_eq!(failed_starts(&site, "bundle"), 1);
 }
 
 #[test]
@@ -184,13 +198,14 @@ fn a_missing_or_too_old_onnx_runtime_is_named() {
     let says = [old.display().to_string(), "1.17.3".to_owned(), "1.24".to_owned()];
     let options = AgentOptions { library: old, ..AgentOptions::default() };
     refuses_to_start(&site, &options, 1, &[&says[0], &says[1], &says[2]]);
+    assert_eq!(failed_starts(&site, "engine"), 2);
 }
 
 #[test]
 fn a_configuration_with_a_mistake_is_named() {
     let site = Site::new();
     let options = AgentOptions { broker: Some("http://127.0.0.1".to_owned()), ..AgentOptions::default() };
-    refuses_to_start(&site, &options, 1, &["uplink", "http://127.0.0.1", "mqtt://"]);
+    refuses_to_start(&site, &options, 2, &["uplink", "http://127.0.0.1", "mqtt://", "refused.toml"]);
 }
 
 #[test]
@@ -256,7 +271,11 @@ fn an_unreachable_broker_stops_nothing_but_the_uplink() {
 
     let nobody = format!("mqtt://127.0.0.1:{}", free_port());
     let mut agent = site.agent(GATEWAY, AgentOptions { broker: Some(nobody), ..options });
-    agent.log().wait(0, &["uplink is down"]);
+    agent.log().wait(0, &["uplink is down", "Check that the broker runs"]);
+    agent.wait("failed attempts are counted", |f| {
+        f["uplink"]["failed_connects"].as_u64().is_some_and(|n| n > 2)
+    });
+    assert_eq!(agent.log().count(0, "uplink is down"), 1, "once per outage:\n{}", agent.log().tail());
     let put = |name: &str, bytes: &[u8]| {
         let hidden = spool.join("digits").join(format!(".{name}"));
         fs::write(&hidden, bytes).expect("a temporary folder can be written");
@@ -293,30 +312,100 @@ fn read_only(state: &Path) -> Vec<String> {
     vec!["env".to_owned()]
 }
 
-#[test]
-fn a_read_only_state_folder_still_answers() {
-    let site = Site::new();
-    let mut aggregator = site.aggregator(&[digits(1, 0, 2)], AggregatorOptions::default());
+/// An agent with a module of its own for digits, and a client; agent and aggregator have ended.
+fn taught(site: &Site) -> Client {
+    let mut aggregator = site.aggregator(&[digits(1, 0, 10)], AggregatorOptions::default());
     let mut agent = site.agent(GATEWAY, AgentOptions::default());
     let client = site.client(&["gw/+/out/#"]);
     ready(&mut agent, "digits");
+    for (i, sample) in data::digits().train[..10].iter().enumerate() {
+        client.publish(&own(&format!("in/digits/t{i}")), sample.payload.clone());
+        client.publish(&own(&format!("label/digits/t{i}")), sample.label.as_str());
+    }
+    agent.wait_at_rest("digits", 1);
     end_well(agent);
+    end_well_aggregator(&mut aggregator);
+    client
+}
 
-    let prefix = read_only(&site.state(GATEWAY));
-    let config = site.folder().join("read-only.toml");
+/// Starts the agent below `prefix`.
+fn start_below(site: &Site, prefix: &[String]) -> Process {
+    let config = site.folder().join("below.toml");
     fs::write(&config, site.agent_config(GATEWAY, &AgentOptions::default())).expect("the folder is ours");
-    let log = Log::new(&site.folder().join("read-only.log"));
+    let log = Log::new(&site.folder().join("below.log"));
     let mut command = Command::new(&prefix[0]);
     command.args(&prefix[1..]).arg(programs::agent()).arg("--config").arg(&config);
-    let mut process = Process::start("agent on a read-only folder", &mut command, &log, None);
-    log.wait(0, &["running without a store", &site.state(GATEWAY).display().to_string()]);
+    Process::start("agent on another state folder", &mut command, &log, None)
+}
+
+#[test]
+fn a_read_only_state_folder_still_answers() {
+    let mut site = Site::new();
+    let client = taught(&site);
+    drop(client);
+    // Nobody tells the agent of its tasks any more: what it knows is in the folder it cannot write.
+    site.broker.restart();
+    let client = site.client(&["gw/+/out/#", "gw/+/report"]);
+    let mut process = start_below(&site, &read_only(&site.state(GATEWAY)));
+    let log = process.log.clone();
+    log.wait(0, &["running without a store", &site.state(GATEWAY).display().to_string(), "write access"]);
     log.wait(0, &["data plane connected"]);
-    log.wait(0, &["task is served"]);
+    let report = client.wait(0, &format!("{GATEWAY}/report"), |_| true).json();
+    assert_eq!(report["refusals"]["state_unwritable"], 1, "{report}");
+    assert_eq!(report["incarnation"], 2, "an old last will must not count: {report}");
     let answer = ask(&client, "digits", "read-only", &data::digits().test[0].payload);
-    assert_eq!(answer["exit"], 3, "{answer}");
+    assert!(answer["label"].is_string() && answer["version"] == 1, "{answer}");
+    let problem = send(&client, "label/digits/read-only", "digits/read-only", b"7");
+    assert_eq!(problem["error"], "state_unwritable", "{problem}");
     process.stop();
     assert!(!log.text().contains("panicked"), "{}", log.text());
-    aggregator.process.stop();
+}
+
+#[test]
+fn a_disk_that_fills_up_takes_learning_away_and_not_the_answers() {
+    if !rustix::process::geteuid().is_root() {
+        println!("not root: no small disk can be mounted, NOT checked");
+        return;
+    }
+    let site = Site::new();
+    let client = taught(&site);
+    let mut aggregator = site.aggregator(&[digits(1, 0, 10)], AggregatorOptions::default());
+    let state = site.state(GATEWAY);
+    let bytes: u64 = walk(&state).iter().map(|path| fs::metadata(path).map_or(0, |found| found.len())).sum();
+    // The folder's own content and a little more, on a disk that only this process sees.
+    let (state, size) = (state.display(), bytes / 1024 + 1100);
+    let script = format!(
+        "cp -r '{state}' '{state}.copy' && mount -t tmpfs -o size={size}k none '{state}' && \
+         cp -r '{state}.copy'/. '{state}' && exec \"$@\""
+    );
+    let mut process = start_below(&site, &["unshare", "-m", "sh", "-c", &script, "sh"].map(str::to_owned));
+    let log = process.log.clone();
+    log.wait(0, &["data plane connected"]);
+    let samples = data::digits();
+    let mut asked = 0;
+    while log.find(0, &["the store failed"]).is_none() {
+        assert!(asked < 20_000, "the disk does not fill up:\n{}", log.tail());
+        let sample = &samples.train[asked % samples.train.len()].payload;
+        client.publish(&own(&format!("in/digits/fill-{asked}")), sample.clone());
+        asked += 1;
+        if asked % 100 == 0 {
+            let id = format!("probe-{asked}");
+            assert!(ask(&client, "digits", &id, sample)["label"].is_string());
+        }
+    }
+    println!("full after {asked} samples");
+    assert!(process.ended().is_none(), "the agent ended:\n{}", log.tail());
+    let answer = ask(&client, "digits", "full", &samples.test[0].payload);
+    assert!(answer["label"].is_string() && answer["version"] == 1, "{answer}");
+    process.stop();
+    assert!(!log.text().contains("panicked"), "{}", log.text());
+    end_well_aggregator(&mut aggregator);
+}
+
+fn walk(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).expect("the state folder can be read");
+    let paths = entries.map(|entry| entry.expect("the state folder can be read").path());
+    paths.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
 }
 
 #[test]

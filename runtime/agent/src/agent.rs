@@ -3,21 +3,19 @@
 use crate::config::Config;
 use crate::figures::Counters;
 use crate::outgoing::{Outgoing, Side};
-use crate::recent::RecentQueue;
-use crate::samples::{self, Record, SamplesError};
+use crate::recent::{EarlyLabels, RecentQueue};
+use crate::samples::{Record, SamplesError};
 use crate::sending::Sending;
 use crate::task::{Task, TaskError};
 use crate::training::Job;
 use loadonce_backbone::Backbone;
 use loadonce_control::{BackboneInfo, Presence, Signed, SignedError, TaskInfo, TaskManifest};
-use loadonce_store::redb::{self, ReadableTable, TableDefinition};
-use loadonce_store::{
-    DEFAULT_CACHE_BYTES, Database, Outbox, OutboxBounds, OutboxError, Slots, StoreError, write_atomic,
-};
+use loadonce_store::redb::{self, TableDefinition};
+use loadonce_store::{Database, Outbox, OutboxError, Slots, StoreError};
 use loadonce_trust::{Identity, KeyError, PublicKey, encode_hex};
 use loadonce_wire::Topic;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use thiserror::Error;
 
@@ -25,8 +23,6 @@ use thiserror::Error;
 pub(crate) const META: TableDefinition<&str, &[u8]> = TableDefinition::new("agent");
 /// Most tasks one agent serves.
 pub const MAX_TASKS: usize = 64;
-/// Most entries the outbox holds.
-const OUTBOX_ENTRIES: u64 = 1024;
 
 /// Why the agent cannot start or go on.
 #[derive(Debug, Error)]
@@ -82,12 +78,14 @@ pub struct Agent {
     /// Why nothing is written, where that is so.
     pub(crate) degraded: Option<String>,
     pub(crate) incarnation: u64,
-    heldout_key: [u8; 32],
+    pub(crate) heldout_key: [u8; 32],
     pub(crate) aggregator: Option<PublicKey>,
     pub(crate) tasks: BTreeMap<String, Task>,
     pub(crate) recent: RecentQueue,
     /// Completed samples and labels waiting for one durable write.
     pub(crate) unwritten: Vec<Unwritten>,
+    /// Labels that came before their sample.
+    pub(crate) early: EarlyLabels,
     pub(crate) job: Option<Job>,
     pub(crate) sending: Sending,
     pub(crate) counters: Counters,
@@ -104,63 +102,8 @@ pub(crate) enum Unwritten {
 }
 
 impl Agent {
-    /// Opens the state folder and everything in it. A folder that cannot be written is survived: the agent then
-    /// answers from what it finds and contributes nothing.
-    pub fn open(config: Config, backbone: Arc<Backbone>) -> Result<Self, AgentError> {
-        let (database, degraded) = open_database(&config.state)?;
-        let identity = open_identity(&config.state.join("agent.key"), degraded.is_some())?;
-        let bounds = OutboxBounds { max_bytes: config.store.outbox_bytes, max_entries: OUTBOX_ENTRIES };
-        let outbox = Outbox::open(&database, bounds, random_u64()?)?;
-        let tx = database.begin_write()?;
-        samples::create(&tx)?;
-        let (incarnation, heldout_key, pinned);
-        {
-            let mut meta = tx.open_table(META)?;
-            let last = meta
-                .get("incarnation")?
-                .and_then(|v| v.value().try_into().ok())
-                .map_or(0, u64::from_le_bytes);
-            incarnation = last + 1;
-            meta.insert("incarnation", incarnation.to_le_bytes().as_slice())?;
-            let known = meta.get("heldout_key")?.and_then(|v| v.value().try_into().ok());
-            heldout_key = if let Some(key) = known {
-                key
-            } else {
-                let mut key = [0; 32];
-                getrandom::fill(&mut key).map_err(AgentError::NoRandomness)?;
-                meta.insert("heldout_key", key.as_slice())?;
-                key
-            };
-            pinned = meta.get("aggregator_key")?.and_then(|v| v.value().try_into().ok());
-        }
-        tx.commit()?;
-        let aggregator = config.aggregator_key().or(pinned);
-        let mut agent = Self {
-            identity,
-            backbone,
-            database,
-            outbox,
-            degraded,
-            incarnation,
-            heldout_key,
-            aggregator,
-            tasks: BTreeMap::new(),
-            recent: RecentQueue::default(),
-            unwritten: Vec::new(),
-            job: None,
-            sending: Sending::default(),
-            counters: Counters::default(),
-            connected: false,
-            report_due: true,
-            config,
-        };
-        agent.restore_tasks()?;
-        agent.sending.pending = agent.outbox.counters(&agent.database)?.pending;
-        Ok(agent)
-    }
-
     /// Tasks come back from the store, so that a gateway answers without a network.
-    fn restore_tasks(&mut self) -> Result<(), AgentError> {
+    pub(crate) fn restore_tasks(&mut self) -> Result<(), AgentError> {
         let mut found = Vec::new();
         {
             let tx = self.database.begin_read()?;
@@ -219,7 +162,7 @@ impl Agent {
         self.sending.forget();
         for task in self.tasks.values_mut() {
             if let Some(fetch) = &mut task.fetch {
-                fetch.asked_ms = 0;
+                fetch.asked = 0;
             }
         }
         self.report_due = true;
@@ -336,7 +279,7 @@ impl Agent {
             Err(error) => {
                 let code = match error {
                     TaskError::WrongBackbone { .. } => "wrong_backbone",
-                    TaskError::Manifest(_) => "bad_manifest",
+                    TaskError::Manifest(_) | TaskError::Classes { .. } => "bad_manifest",
                 };
                 self.counters.refuse(code);
                 tracing::error!(task = name, %error, "task is not served");
@@ -344,17 +287,31 @@ impl Agent {
             }
         };
         if fresh {
+            if let Some(known) = self.meta(&format!("manifest/{name}"))?
+                && let Ok(known) = serde_json::from_slice::<TaskManifest>(&known)
+                && !task.extends(&known.classes)
+            {
+                self.counters.refuse("bad_manifest");
+                let error = TaskError::Classes { known: known.classes.join(", ") };
+                tracing::error!(task = name, %error, "the new manifest is refused; the old one goes on");
+                return Ok(());
+            }
             self.set_meta(&format!("manifest/{name}"), json)?;
         }
-        self.reset_marks_of_another_shape(&task)?;
-        task.last_step_base =
-            self.meta(&format!("step/{name}"))?.and_then(|v| v.try_into().ok()).map_or(0, u64::from_le_bytes);
+        let note = self.meta(&format!("step/{name}"))?.unwrap_or_default();
+        if let Some((shape, version)) = note.split_first_chunk::<8>()
+            && *shape == task.shape_tag
+        {
+            // Versions of another shape's lineage say nothing about this one's.
+            task.last_step_base = version.try_into().map_or(0, u64::from_le_bytes);
+        }
         self.load_slot(&mut task);
         if self.job.as_ref().is_some_and(|job| job.task() == name) {
             self.job = None;
         }
         tracing::info!(task = name, version = task.version(), "task is served");
         self.tasks.insert(name.to_owned(), task);
+        self.sending.unpark();
         if let Some(pointer) = self.meta(&format!("pointer/{name}"))? {
             self.adopt_pointer(name, &pointer, false)?;
         }
@@ -373,64 +330,5 @@ impl Agent {
                 None
             }
         }
-    }
-
-    /// Sums are kept per shape: after a change of classes or features everything is summed anew.
-    fn reset_marks_of_another_shape(&self, task: &Task) -> Result<(), AgentError> {
-        let name = &task.manifest.name;
-        let key = format!("shape/{name}");
-        if self.meta(&key)?.as_deref() == Some(&task.shape_hash) {
-            return Ok(());
-        }
-        let mut marked = Vec::new();
-        samples::visit(&self.database.begin_read()?, name, |number, record| {
-            if record.summed.is_some() {
-                marked.push(number);
-            }
-        })?;
-        let tx = self.database.begin_write()?;
-        for number in marked {
-            samples::mark_summed(&tx, name, number, None)?;
-        }
-        tx.open_table(META)?.insert(key.as_str(), task.shape_hash.as_slice())?;
-        tx.commit()?;
-        Ok(())
-    }
-}
-
-pub(crate) fn random_u64() -> Result<u64, AgentError> {
-    let mut bytes = [0; 8];
-    getrandom::fill(&mut bytes).map_err(AgentError::NoRandomness)?;
-    Ok(u64::from_le_bytes(bytes))
-}
-
-fn open_database(state: &Path) -> Result<(Database, Option<String>), AgentError> {
-    let made = std::fs::create_dir_all(state).map_err(|error| StoreError::from_io(state, error));
-    let opened =
-        made.and_then(|()| Database::open_or_quarantine(&state.join("agent.redb"), DEFAULT_CACHE_BYTES));
-    match opened {
-        Ok((database, _)) => Ok((database, None)),
-        Err(error @ (StoreError::ReadOnly { .. } | StoreError::Full { .. })) => {
-            tracing::error!(%error, "running without a store: predictions only, nothing is learned or sent");
-            let memory = redb::backends::InMemoryBackend::new();
-            Ok((Database::open_with(memory, DEFAULT_CACHE_BYTES)?, Some(error.to_string())))
-        }
-        Err(error) => Err(error.into()),
-    }
-}
-
-fn open_identity(path: &Path, read_only: bool) -> Result<Identity, AgentError> {
-    let key = |source| AgentError::Key { path: path.to_owned(), source };
-    match std::fs::read_to_string(path) {
-        Ok(text) => Identity::from_file_text(&text).map_err(key),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound || read_only => {
-            let identity = Identity::generate().map_err(key)?;
-            if !read_only {
-                write_atomic(path, identity.to_file_text().as_bytes(), 0o600)?;
-                tracing::info!(key = %encode_hex(&identity.public()), "made this gateway's key");
-            }
-            Ok(identity)
-        }
-        Err(source) => Err(AgentError::ReadKey { path: path.to_owned(), source }),
     }
 }

@@ -8,9 +8,15 @@ use std::time::Instant;
 
 impl Agent {
     /// One unit of background work; `false` when there is nothing to do until the next message or tick.
-    pub fn background(&mut self, now_ms: u64, out: &mut Vec<Outgoing>) -> Result<bool, AgentError> {
+    /// `room` says whether a contribution may be put on the wire: what was sent before has left memory.
+    pub fn background(
+        &mut self,
+        now_ms: u64,
+        room: bool,
+        out: &mut Vec<Outgoing>,
+    ) -> Result<bool, AgentError> {
         let started = Instant::now();
-        let worked = self.unit(now_ms, out)?;
+        let worked = self.unit(now_ms, room, out)?;
         let ms = started.elapsed().as_secs_f64() * 1e3;
         if worked {
             self.counters.longest_unit_ms = self.counters.longest_unit_ms.max(ms);
@@ -18,7 +24,7 @@ impl Agent {
         Ok(worked)
     }
 
-    fn unit(&mut self, now_ms: u64, out: &mut Vec<Outgoing>) -> Result<bool, AgentError> {
+    fn unit(&mut self, now_ms: u64, room: bool, out: &mut Vec<Outgoing>) -> Result<bool, AgentError> {
         if !self.recent.is_empty() {
             self.complete_one()?;
             return Ok(true);
@@ -61,7 +67,9 @@ impl Agent {
             return Ok(true);
         }
         self.fetch_due(now_ms, out);
-        self.send_due(now_ms, out)?;
+        if room {
+            self.send_due(now_ms, out)?;
+        }
         Ok(false)
     }
 

@@ -1,5 +1,6 @@
 //! `agent.toml`.
 
+use loadonce_link::Broker;
 use loadonce_trust::{PublicKey, decode_hex};
 use loadonce_wire::Name;
 use serde::Deserialize;
@@ -170,6 +171,18 @@ impl Config {
         if config.tasks.iter().any(|task| Name::new(task).is_none()) {
             return value("tasks", NAME);
         }
+        for (key, broker) in [("uplink", Some(&config.uplink)), ("data", config.data.as_ref())] {
+            let Some(broker) = broker else { continue };
+            if let Err(error) = Broker::parse(&broker.broker) {
+                return value(key, &format!("cannot be used: {error}"));
+            }
+            if broker.keep_alive_s == 0 || broker.keep_alive_s > 65_535 {
+                return value(key, "needs a `keep_alive_s` of 1 to 65535");
+            }
+            if broker.backoff_cap_s == 0 {
+                return value(key, "needs a `backoff_cap_s` of at least 1");
+            }
+        }
         if !(1..=64).contains(&config.backbone.threads) {
             return value("backbone.threads", "must be 1 to 64");
         }
@@ -229,6 +242,9 @@ mod tests {
             ("first_use = true", "first_use = false", "aggregator_key"),
             ("first_use = true", "aggregator_key = 'zz'", "aggregator_key"),
             ("site =", "siet =", "siet"),
+            ("mqtt://", "mqtts://", "uplink"),
+            ("1883\"", "1883\", backoff_cap_s = 0", "backoff_cap_s"),
+            ("1883\"", "1883\", keep_alive_s = 0", "keep_alive_s"),
             ("bundle = \"b\"", "bundle = \"b\", threads = 0", "threads"),
         ] {
             let error =

@@ -4,7 +4,7 @@ use crate::agent::{Agent, AgentError, META};
 use crate::outgoing::{Outgoing, Side};
 use crate::samples;
 use crate::task::Census;
-use crate::training::{Job, StepJob, gather};
+use crate::training::{Job, StepJob, gather, usable};
 use crate::uplink::sign;
 use loadonce_delta as delta;
 use loadonce_module::{Sums, Trained};
@@ -12,6 +12,9 @@ use loadonce_store::{Draft, Kind, Outbox, OutboxError, Place};
 use loadonce_trust::{Identity, decode_hex, hash};
 use loadonce_wire::frame::{FLAG_MANIFEST, HEADER};
 use loadonce_wire::{ContributionKind, Frame, Manifest, Name, Topic, chunks};
+
+/// Pause after a sum that could not be made or stored, ms.
+const SUM_AGAIN_MS: u64 = 60_000;
 
 impl Agent {
     /// Counts the samples of a task anew if the store changed.
@@ -22,13 +25,20 @@ impl Agent {
         }
         let mut census = Census::default();
         let unreadable = samples::visit(&self.database.begin_read()?, name, |_, record| {
+            if !usable(task, &record) {
+                return;
+            }
+            let label = record.label(task.shape.outputs);
             census.samples += 1;
-            census.labels += u64::from(record.label.is_some());
-            census.heldout += u64::from(record.label.is_some() && record.heldout);
-            census.unsummed += u64::from(!record.heldout && record.label != record.summed);
+            census.labels += u64::from(label.is_some());
+            census.heldout += u64::from(label.is_some() && record.heldout);
+            census.unsummed += u64::from(!record.heldout && label != record.summed(task.shape_tag));
         })?;
         if unreadable > 0 {
             self.counters.refusals.insert("unreadable_records", unreadable);
+        }
+        if census.unsummed == 0 {
+            task.waiting_since_ms = None;
         }
         task.census = census;
         task.stale_census = false;
@@ -44,11 +54,11 @@ impl Agent {
         if self.degraded.is_some() || census.unsummed == 0 || !enough || !task.settled(now_ms) {
             return Ok(false);
         }
-        if task.pointer.is_none() {
+        if task.pointer.is_none() || now_ms < task.sum_again_ms {
             return Ok(false);
         }
-        let shape = task.shape;
-        let row = shape.exits * shape.features;
+        let (shape, tag) = (task.shape, task.shape_tag);
+        let mut features = vec![0; shape.exits * shape.features];
         let mut sums = match Sums::zero(shape.exits, shape.features, shape.outputs) {
             Ok(sums) => sums,
             Err(error) => {
@@ -58,26 +68,31 @@ impl Agent {
         };
         let (mut marks, mut added, mut failed) = (Vec::new(), 0u32, None);
         samples::visit(&self.database.begin_read()?, name, |number, record| {
-            if record.heldout || record.label == record.summed || record.features.len() != row {
+            let (label, summed) = (record.label(shape.outputs), record.summed(tag));
+            if record.heldout || label == summed || !usable(task, &record) {
                 return;
             }
+            for (to, from) in features.iter_mut().zip(record.features()) {
+                *to = from;
+            }
             // A relabelled sample takes its old self out and puts its new one in.
-            let out = record.summed.map_or(Ok(()), |class| sums.add(&record.features, class, -1));
-            let back = record.label.map_or(Ok(()), |class| sums.add(&record.features, class, 1));
-            added += u32::from(record.summed.is_none());
+            let out = summed.map_or(Ok(()), |class| sums.add(&features, class, -1));
+            let back = label.map_or(Ok(()), |class| sums.add(&features, class, 1));
+            added += u32::from(summed.is_none());
             failed = failed.take().or(out.err()).or(back.err());
-            marks.push((number, record.label));
+            marks.push((number, label));
         })?;
+        if marks.is_empty() {
+            return Ok(false);
+        }
         if let Some(error) = failed {
-            self.counters.refuse("sums_failed");
-            tracing::error!(task = name, %error, "sums could not be built; the labels stay unsummed");
+            self.sum_later(name, now_ms, "sums_failed", &error);
             return Ok(false);
         }
         let encoded = match delta::encode_sums(&sums.to_bytes()) {
             Ok(encoded) => encoded,
             Err(error) => {
-                self.counters.refuse("sums_failed");
-                tracing::error!(task = name, %error, "sums could not be encoded; the labels stay unsummed");
+                self.sum_later(name, now_ms, "sums_failed", &error);
                 return Ok(false);
             }
         };
@@ -93,26 +108,35 @@ impl Agent {
             heldout: (0, f32::NAN, f32::NAN),
         };
         let tx = self.database.begin_write()?;
-        for (number, label) in &marks {
-            samples::mark_summed(&tx, name, *number, *label)?;
-        }
         let place = match self.enqueue(&tx, name, &contribution) {
             Ok(place) => place,
-            Err(AgentError::Outbox(error @ OutboxError::Full { .. })) => {
+            Err(AgentError::Outbox(error @ (OutboxError::Full { .. } | OutboxError::TooLarge { .. }))) => {
                 // Dropping the transaction leaves the labels unsummed: nothing is lost, they wait.
-                self.counters.refuse("outbox_full");
-                tracing::warn!(task = name, %error, "sums wait");
+                self.sum_later(name, now_ms, "outbox_full", &error);
                 return Ok(false);
             }
             Err(error) => return Err(error),
         };
+        for (number, label) in &marks {
+            samples::mark(&tx, name, *number, (tag, *label, place.sequence))?;
+        }
         tx.commit()?;
         self.enqueued(name, place, "sum", blob.len())?;
         if let Some(task) = self.tasks.get_mut(name) {
             task.sums_sent += 1;
             task.stale_census = true;
+            task.waiting_since_ms = None;
         }
         Ok(true)
+    }
+
+    /// A sum that could not be made or stored is tried again, but not at once.
+    fn sum_later(&mut self, name: &str, now_ms: u64, code: &'static str, error: &dyn std::fmt::Display) {
+        self.counters.refuse(code);
+        tracing::warn!(task = name, %error, again_in_s = SUM_AGAIN_MS / 1000, "the labels stay unsummed for now");
+        if let Some(task) = self.tasks.get_mut(name) {
+            task.sum_again_ms = now_ms + SUM_AGAIN_MS;
+        }
     }
 
     /// Starts training a step for the first task that owes one. Returns whether it did.
@@ -130,7 +154,7 @@ impl Agent {
             task.last_step_base = active.version;
             return Ok(false);
         }
-        let material = gather(&self.database, &name, &task.shape)?;
+        let material = gather(&self.database, task)?;
         match StepJob::new(task, &active, material) {
             Ok(job) => self.job = Some(Job::Step(Box::new(job))),
             Err(error) => {
@@ -168,25 +192,28 @@ impl Agent {
             base_hash: job.base_hash,
             heldout: (heldout_before.samples as u32, heldout_before.loss, heldout_after.loss),
         };
+        let Some(task) = self.tasks.get(&name) else { return Ok(()) };
+        let note = [task.shape_tag, job.base_version.to_le_bytes()].concat();
         let tx = self.database.begin_write()?;
         let placed = self.enqueue(&tx, &name, &contribution);
-        tx.open_table(META)?
-            .insert(format!("step/{name}").as_str(), job.base_version.to_le_bytes().as_slice())?;
-        match placed {
+        tx.open_table(META)?.insert(format!("step/{name}").as_str(), note.as_slice())?;
+        let sent = match placed {
             Ok(place) => {
                 tx.commit()?;
                 self.enqueued(&name, place, "step", encoded.blob.len())?;
+                true
             }
-            Err(AgentError::Outbox(error)) => {
+            Err(AgentError::Outbox(error @ (OutboxError::Full { .. } | OutboxError::TooLarge { .. }))) => {
                 // A step is soon stale: it is dropped and counted, the next version asks for another.
                 self.counters.refuse("outbox_full");
                 tracing::warn!(task = %name, %error, "step dropped");
+                false
             }
             Err(error) => return Err(error),
-        }
+        };
         if let Some(task) = self.tasks.get_mut(&name) {
             task.last_step_base = job.base_version;
-            task.steps_sent += 1;
+            task.steps_sent += u64::from(sent);
         }
         Ok(())
     }
@@ -248,30 +275,27 @@ impl Agent {
         Ok(())
     }
 
-    /// Puts due outbox entries on the wire.
+    /// Puts the next due outbox entry on the wire: one at a time, so that what waits in memory is bounded by one.
     pub(crate) fn send_due(&mut self, now_ms: u64, out: &mut Vec<Outgoing>) -> Result<(), AgentError> {
         if !self.connected || self.sending.pending == 0 || self.aggregator.is_none() {
             return Ok(());
         }
-        let mut due = Vec::new();
+        let mut due = None;
         for head in self.outbox.pending(&self.database) {
             let sequence = head?.place.sequence;
             if self.sending.take(sequence, now_ms) {
-                due.push(sequence);
-            }
-            if due.len() == crate::sending::WINDOW {
+                due = Some(sequence);
                 break;
             }
         }
-        for sequence in due {
-            let Some(entry) = self.outbox.entry(&self.database, sequence)? else {
+        if let Some(sequence) = due {
+            let entry = self.outbox.entry(&self.database, sequence)?;
+            let manifest = entry.as_ref().and_then(|entry| Manifest::decode(&entry.head.manifest).ok());
+            let (Some(entry), Some(manifest)) = (entry, manifest) else {
                 self.sending.done(sequence);
                 self.counters.refuse("outbox_corrupt");
-                continue;
-            };
-            let Ok(manifest) = Manifest::decode(&entry.head.manifest) else {
-                self.counters.refuse("outbox_corrupt");
-                continue;
+                self.sending.pending = self.outbox.counters(&self.database)?.pending;
+                return self.never_applied(sequence);
             };
             let frames = frames(&manifest, &entry.head.manifest, &entry.blob);
             let topic = Topic::Up { gateway: &self.config.gateway }.text(&self.config.site);
@@ -286,6 +310,26 @@ impl Agent {
                 at_least_once: true,
                 retain: false,
             }));
+        }
+        Ok(())
+    }
+
+    /// A sum that will never be applied: its samples are to be summed again.
+    pub(crate) fn never_applied(&mut self, sequence: u64) -> Result<(), AgentError> {
+        let mut again = 0;
+        let tx = self.database.begin_write()?;
+        for (name, task) in &mut self.tasks {
+            let touched = samples::unmark(&tx, name, sequence)?;
+            task.stale_census |= touched > 0;
+            again += touched;
+        }
+        if again > 0 {
+            tx.commit()?;
+            tracing::warn!(
+                sequence,
+                samples = again,
+                "a sum was not applied; its samples will be summed again"
+            );
         }
         Ok(())
     }

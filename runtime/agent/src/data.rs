@@ -5,7 +5,7 @@ use crate::outgoing::{Outgoing, Side};
 use crate::recent::Recent;
 use crate::samples::{self, Record};
 use crate::serving::answer;
-use crate::spool::Item;
+use crate::spool::{Fate, Item};
 use loadonce_backbone::{EngineError, InputError, Prepared, prepare};
 use loadonce_control::{LabelMessage, Prediction, Problem};
 use loadonce_module::{Kept, quantize_all};
@@ -35,6 +35,8 @@ pub(crate) enum Refusal {
     BadLabel,
     #[error("`{0}` is no class of this task; its classes are {1}")]
     UnknownClass(String, String),
+    #[error("the state folder cannot be written, so the label is not kept: {0}")]
+    StateUnwritable(String),
 }
 
 impl Refusal {
@@ -47,6 +49,7 @@ impl Refusal {
             Self::NotFinite => "not_finite",
             Self::BadLabel => "bad_label",
             Self::UnknownClass(..) => "unknown_class",
+            Self::StateUnwritable(_) => "state_unwritable",
         }
     }
 }
@@ -68,9 +71,7 @@ impl Agent {
                 if let Err(refusal) = self.label(task, sample, payload, now_ms) {
                     out.push(self.refused(task, sample, &refusal));
                 }
-                if self.unwritten.len() >= MAX_UNWRITTEN {
-                    self.write_samples()?;
-                }
+                self.write_if_many()?;
             }
             _ => {
                 self.counters.refuse("unknown_topic");
@@ -80,18 +81,40 @@ impl Agent {
         Ok(())
     }
 
+    /// A message that the connection took out because of its size.
+    pub fn on_oversized(&mut self, topic: &str, bytes: u64, out: &mut Vec<Outgoing>) {
+        let site = self.config.site.clone();
+        let refusal = Refusal::TooLarge(bytes as usize);
+        let place = Topic::parse(&site, topic);
+        if let Some(Topic::In { task, sample, .. } | Topic::Label { task, sample, .. }) = place {
+            out.push(self.refused(task, sample, &refusal));
+        } else {
+            self.counters.refuse(refusal.code());
+            tracing::warn!(topic, error = %refusal, "refused");
+        }
+    }
+
     /// A sample: the answer or the refusal, ready to publish.
     pub fn sample(&mut self, task: &str, id: &str, payload: &[u8], received: Instant) -> Outgoing {
-        match self.predict(task, id, payload) {
-            Ok(mut prediction) => {
-                prediction.latency_ms = received.elapsed().as_secs_f64() * 1e3;
-                let histogram =
-                    if self.job.is_some() { &mut self.counters.training } else { &mut self.counters.idle };
-                histogram.add(prediction.latency_ms);
-                self.reply(task, id, &prediction)
-            }
+        match self.answer_to(task, id, payload, received) {
+            Ok(answer) => answer,
             Err(refusal) => self.refused(task, id, &refusal),
         }
+    }
+
+    fn answer_to(
+        &mut self,
+        task: &str,
+        id: &str,
+        payload: &[u8],
+        received: Instant,
+    ) -> Result<Outgoing, Refusal> {
+        let mut prediction = self.predict(task, id, payload)?;
+        prediction.latency_ms = received.elapsed().as_secs_f64() * 1e3;
+        let histogram =
+            if self.job.is_some() { &mut self.counters.training } else { &mut self.counters.idle };
+        histogram.add(prediction.latency_ms);
+        Ok(self.reply(task, id, &prediction))
     }
 
     fn reply<T: serde::Serialize>(&self, task: &str, sample: &str, message: &T) -> Outgoing {
@@ -134,6 +157,9 @@ impl Agent {
             version: task.version(),
             personal: active.is_some_and(|active| active.kept != Kept::Shared),
         };
+        if self.degraded.is_some() {
+            return Ok(prediction);
+        }
         let prepared = (exit < task.shape.exits).then_some(prepared);
         self.recent.push(Recent {
             task: name.to_owned(),
@@ -151,7 +177,10 @@ impl Agent {
         let task = self.tasks.get_mut(name).ok_or_else(|| Refusal::UnknownTask(name.to_owned()))?;
         let class = task.class(&label);
         let class = class.ok_or_else(|| Refusal::UnknownClass(label, task.manifest.classes.join(", ")))?;
-        task.last_label_ms = now_ms;
+        if let Some(why) = &self.degraded {
+            return Err(Refusal::StateUnwritable(why.clone()));
+        }
+        task.labelled(now_ms);
         if self.recent.label(name, id, class) {
             return Ok(());
         }
@@ -178,16 +207,28 @@ impl Agent {
         let sound = features.ok().filter(|f| f.len() == quantized.len());
         if sound.is_none_or(|f| quantize_all(&f, &mut quantized).is_err()) {
             self.counters.refuse("features_lost");
+            tracing::warn!(task = %recent.task, sample = %recent.id, "the deeper features of this sample cannot be computed; it is not learned from");
             return Ok(());
         }
-        let heldout = self.heldout(task, &recent.id);
-        let record =
-            Record { id: recent.id, heldout, label: recent.label, summed: None, features: quantized };
+        let record = Record {
+            heldout: self.heldout(task, &recent.id),
+            features_of: task.features_of,
+            label: recent.label.or_else(|| self.early.take(&recent.task, &recent.id)),
+            marks: Vec::new(),
+            features: quantized,
+            id: recent.id,
+        };
         self.unwritten.push(Unwritten::Sample(recent.task, record));
-        if self.unwritten.len() >= MAX_UNWRITTEN {
-            self.write_samples()?;
-        }
-        Ok(())
+        self.write_if_many()
+    }
+
+    fn write_if_many(&mut self) -> Result<(), AgentError> {
+        if self.unwritten.len() >= MAX_UNWRITTEN { self.write_samples() } else { Ok(()) }
+    }
+
+    /// Whether every sample and label that was taken is on the disk.
+    pub(crate) fn all_written(&self) -> bool {
+        self.recent.is_empty() && self.unwritten.is_empty()
     }
 
     /// Writes everything that waits, durably, in one transaction.
@@ -196,20 +237,27 @@ impl Agent {
             return Ok(());
         }
         let bound = self.config.store.samples_per_task;
-        let (mut dropped, mut unknown) = (0, 0);
+        let mut dropped = 0;
+        let mut known = Vec::with_capacity(self.unwritten.len());
         let tx = self.database.begin_write()?;
         for change in &self.unwritten {
-            match change {
-                Unwritten::Sample(task, record) => dropped += samples::put(&tx, task, record, bound)?,
-                Unwritten::Label(task, id, class) => {
-                    unknown += u64::from(!samples::label(&tx, task, id, *class)?);
+            known.push(match change {
+                Unwritten::Sample(task, record) => {
+                    dropped += samples::put(&tx, task, record, bound)?;
+                    true
                 }
-            }
+                Unwritten::Label(task, id, class) => samples::label(&tx, task, id, *class)?,
+            });
         }
         tx.commit()?;
-        for change in self.unwritten.drain(..) {
+        for (change, known) in self.unwritten.drain(..).zip(known) {
             let (name, id, labelled) = match &change {
                 Unwritten::Sample(task, record) => (task, &record.id, record.label.is_some()),
+                Unwritten::Label(task, id, class) if !known => {
+                    tracing::info!(task = %task, sample = %id, "a label whose sample this gateway does not know; kept for a while");
+                    self.early.push(task.clone(), id.clone(), *class);
+                    continue;
+                }
                 Unwritten::Label(task, id, _) => (task, id, true),
             };
             if labelled {
@@ -220,13 +268,7 @@ impl Agent {
             }
         }
         *self.counters.refusals.entry("samples_evicted").or_default() += dropped;
-        if unknown > 0 {
-            *self.counters.refusals.entry("label_without_sample").or_default() += unknown;
-            tracing::warn!(
-                labels = unknown,
-                "labels of samples this gateway never saw or no longer remembers"
-            );
-        }
+        *self.counters.refusals.entry("label_without_sample").or_default() = self.early.dropped;
         Ok(())
     }
 }
@@ -241,26 +283,38 @@ fn all_exits(agent: &Agent, per_channel: usize, prepared: &Prepared) -> Result<V
 }
 
 impl Agent {
-    /// A file of the spool; whether it was taken.
+    /// A file of the spool.
     pub(crate) fn on_spool(
         &mut self,
         item: &Item,
         payload: &[u8],
         now_ms: u64,
         out: &mut Vec<Outgoing>,
-    ) -> bool {
-        if item.label {
-            return match self.label(&item.task, &item.id, payload, now_ms) {
-                Ok(()) => true,
-                Err(refusal) => {
-                    out.push(self.refused(&item.task, &item.id, &refusal));
-                    false
-                }
-            };
+    ) -> Result<Fate, AgentError> {
+        if !self.tasks.contains_key(&item.task) {
+            // Its manifest may still come; the file is safe where it is.
+            self.counters.refuse("spool_waits_for_task");
+            return Ok(Fate::Wait);
         }
-        let before: u64 = self.counters.refusals.values().sum();
-        out.push(self.sample(&item.task, &item.id, payload, Instant::now()));
-        before == self.counters.refusals.values().sum::<u64>()
+        if item.label {
+            if let Err(refusal) = self.label(&item.task, &item.id, payload, now_ms) {
+                out.push(self.refused(&item.task, &item.id, &refusal));
+                return Ok(Fate::Refused);
+            }
+            self.write_if_many()?;
+            return Ok(Fate::Taken);
+        }
+        let received = Instant::now();
+        Ok(match self.answer_to(&item.task, &item.id, payload, received) {
+            Ok(answer) => {
+                out.push(answer);
+                Fate::Taken
+            }
+            Err(refusal) => {
+                out.push(self.refused(&item.task, &item.id, &refusal));
+                Fate::Refused
+            }
+        })
     }
 
     /// Counts something refused at the edge.

@@ -1,36 +1,44 @@
 //! The edge: two connections, the spool and one work thread. Everything that decides is in [`Agent`].
 
+mod watcher;
+mod worker;
+
 use crate::agent::{Agent, AgentError};
 use crate::config::{BrokerConfig, Config};
-use crate::outgoing::{Outgoing, Side};
-use crate::spool::{self, Item};
-use loadonce_link::{Credentials, Event, Link, LinkConfig, LinkError, LinkHandle, Qos, Will};
+use crate::spool::{Fate, Item};
+use loadonce_link::{Credentials, Event, Link, LinkConfig, LinkError, Qos, Will};
 use loadonce_wire::limits::{MAX_MQTT_PACKET, MAX_SAMPLE, MAX_TOPIC, packet_bytes};
-use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use worker::Worker;
 
 /// Messages that wait for the work thread. Beyond it the connections stop reading: the broker holds the rest.
 const QUEUE: usize = 64;
-/// Between two looks at the clock when nothing happens.
-const TICK: Duration = Duration::from_millis(200);
-/// Between two looks into the spool.
-const SPOOL_PAUSE: Duration = Duration::from_millis(250);
-/// Longest wait for room in the data plane's queue before an answer is dropped and counted.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
-/// Reports on the uplink: rare, because a metered line pays for them.
-const REPORT_EVERY: Duration = Duration::from_hours(2);
+/// Bytes of samples and labels among them, or one message.
+const QUEUE_BYTES: usize = 2 * MAX_SAMPLE;
 
 enum Work {
     Connected,
     Disconnected,
     Uplink { topic: String, payload: Vec<u8>, retained: bool },
-    Data { topic: String, payload: Vec<u8>, received: Instant },
-    Spool { item: Item, payload: Vec<u8>, taken: oneshot::Sender<bool> },
+    Data { topic: String, payload: Vec<u8>, received: Instant, _room: OwnedSemaphorePermit },
+    Spool { item: Item, payload: Vec<u8>, fate: oneshot::Sender<Fate>, _room: OwnedSemaphorePermit },
+    Oversized { topic: String, bytes: u64 },
     Refused(&'static str),
     Stop,
+}
+
+/// The bytes that wait for the work thread.
+#[derive(Clone)]
+struct Room(Arc<Semaphore>);
+
+impl Room {
+    async fn take(&self, bytes: usize) -> OwnedSemaphorePermit {
+        let bytes = bytes.clamp(1, QUEUE_BYTES) as u32;
+        Arc::clone(&self.0).acquire_many_owned(bytes).await.expect("the semaphore is never closed")
+    }
 }
 
 /// Why the agent ended.
@@ -77,17 +85,17 @@ pub async fn run(agent: Agent, config: Config) -> Result<(), EdgeError> {
     let (plane, data_events) =
         Link::start(data_config).map_err(|source| EdgeError::Link { which: "data", source })?;
     let (work, inbox) = mpsc::channel(QUEUE);
+    let room = Room(Arc::new(Semaphore::new(QUEUE_BYTES)));
     tokio::spawn(forward_uplink(uplink_events, work.clone()));
-    tokio::spawn(forward_data(data_events, work.clone()));
+    tokio::spawn(forward_data(data_events, work.clone(), room.clone()));
     if let Some(spool) = config.spool {
-        tokio::spawn(watch_spool(spool.folder, work.clone()));
+        tokio::spawn(watcher::watch(spool.folder, work.clone(), room));
     }
     let handle = Handle::current();
     let links = (uplink.clone(), plane.clone());
     let (ended, mut end) = oneshot::channel();
     let thread = std::thread::Builder::new().name("work".into()).spawn(move || {
-        let result =
-            Worker { agent, inbox, uplink: links.0, data: links.1, handle, started: Instant::now() }.run();
+        let result = Worker::new(agent, inbox, links.0, links.1, handle).run();
         // The receiver outlives the thread; if not, nobody is left to tell.
         let _told = ended.send(result);
     })?;
@@ -139,18 +147,16 @@ async fn stop_signal() {
 }
 
 async fn forward_uplink(mut events: mpsc::Receiver<Event>, work: mpsc::Sender<Work>) {
+    let mut down = false;
     while let Some(event) = events.recv().await {
         let message = match event {
             Event::Connected { .. } => {
+                down = false;
                 tracing::info!("uplink connected");
                 Work::Connected
             }
             Event::Disconnected { reason, retry_in } => {
-                tracing::warn!(
-                    reason,
-                    retry_in_s = retry_in.as_secs_f32(),
-                    "uplink is down; work goes on, deltas wait"
-                );
+                outage("uplink", "work goes on, deltas wait", &mut down, &reason, retry_in);
                 Work::Disconnected
             }
             Event::Message { topic, payload, retain } => Work::Uplink { topic, payload, retained: retain },
@@ -162,20 +168,22 @@ async fn forward_uplink(mut events: mpsc::Receiver<Event>, work: mpsc::Sender<Wo
     }
 }
 
-async fn forward_data(mut events: mpsc::Receiver<Event>, work: mpsc::Sender<Work>) {
+async fn forward_data(mut events: mpsc::Receiver<Event>, work: mpsc::Sender<Work>, room: Room) {
+    let mut down = false;
     while let Some(event) = events.recv().await {
         let message = match event {
-            Event::Message { topic, payload, .. } => Work::Data { topic, payload, received: Instant::now() },
+            Event::Message { topic, payload, .. } => {
+                let received = Instant::now();
+                let held = room.take(payload.len()).await;
+                Work::Data { topic, payload, received, _room: held }
+            }
             Event::Connected { .. } => {
+                down = false;
                 tracing::info!("data plane connected");
                 continue;
             }
             Event::Disconnected { reason, retry_in } => {
-                tracing::warn!(
-                    reason,
-                    retry_in_s = retry_in.as_secs_f32(),
-                    "data plane is down; the spool still works"
-                );
+                outage("data", "the spool still works", &mut down, &reason, retry_in);
                 continue;
             }
             other => refused(&other),
@@ -186,12 +194,23 @@ async fn forward_data(mut events: mpsc::Receiver<Event>, work: mpsc::Sender<Work
     }
 }
 
+/// Says once per outage what is the matter and what to do; further attempts are for the patient reader.
+fn outage(which: &str, meanwhile: &str, down: &mut bool, reason: &str, retry_in: Duration) {
+    let retry_in_s = retry_in.as_secs_f32();
+    if std::mem::replace(down, true) {
+        tracing::debug!(reason, retry_in_s, "{which} is still down");
+    } else {
+        tracing::warn!(
+            reason,
+            retry_in_s,
+            "{which} is down; {meanwhile}. Check that the broker runs and `{which}.broker` in the configuration names it; the agent keeps trying"
+        );
+    }
+}
+
 fn refused(event: &Event) -> Work {
     match event {
-        Event::Oversized { topic, bytes } => {
-            tracing::warn!(topic, bytes, "message refused: larger than this agent takes");
-            Work::Refused("too_large")
-        }
+        Event::Oversized { topic, bytes } => Work::Oversized { topic: topic.clone(), bytes: *bytes },
         Event::SubscriptionRefused { topic } => {
             tracing::error!(
                 topic,
@@ -202,145 +221,6 @@ fn refused(event: &Event) -> Work {
         other => {
             tracing::warn!(event = ?other, "message refused");
             Work::Refused("malformed")
-        }
-    }
-}
-
-async fn watch_spool(folder: PathBuf, work: mpsc::Sender<Work>) {
-    let mut complained = false;
-    loop {
-        let items = match spool::next_items(&folder) {
-            Ok(items) => items,
-            Err(error) => {
-                if !std::mem::replace(&mut complained, true) {
-                    tracing::error!(folder = %folder.display(), %error, "the spool folder cannot be read; create it or correct `spool.folder`");
-                }
-                Vec::new()
-            }
-        };
-        let idle = items.is_empty();
-        for item in items {
-            let done = match spool::read(&item.path) {
-                Ok(payload) => {
-                    let (taken, answer) = oneshot::channel();
-                    if work.send(Work::Spool { item: item.clone(), payload, taken }).await.is_err() {
-                        return;
-                    }
-                    let Ok(taken) = answer.await else { return };
-                    if taken { spool::taken(&item) } else { spool::refused(&folder, &item) }
-                }
-                Err(error) => Err(error),
-            };
-            if let Err(error) = done {
-                tracing::error!(file = %item.path.display(), %error, "spool file");
-                tokio::time::sleep(SPOOL_PAUSE).await;
-            }
-        }
-        if idle {
-            tokio::time::sleep(SPOOL_PAUSE).await;
-        }
-    }
-}
-
-struct Worker {
-    agent: Agent,
-    inbox: mpsc::Receiver<Work>,
-    uplink: LinkHandle,
-    data: LinkHandle,
-    handle: Handle,
-    started: Instant,
-}
-
-impl Worker {
-    /// Messages first, then one unit of background work, then a nap until the next message or tick.
-    fn run(mut self) -> Result<(), AgentError> {
-        let mut out = Vec::new();
-        let (mut reported, mut sent_up) = (Instant::now(), Instant::now());
-        let mut busy = true;
-        loop {
-            let message = match self.inbox.try_recv() {
-                Ok(message) => Some(message),
-                Err(mpsc::error::TryRecvError::Disconnected) => return Ok(()),
-                Err(mpsc::error::TryRecvError::Empty) => None,
-            };
-            let now = self.started.elapsed().as_millis() as u64;
-            let message = match message {
-                Some(message) => Some(message),
-                None if self.agent.background(now, &mut out)? => {
-                    busy = true;
-                    None
-                }
-                None => {
-                    self.publish(&mut out);
-                    self.handle.block_on(async { timeout(TICK, self.inbox.recv()).await.ok().flatten() })
-                }
-            };
-            if let Some(message) = message {
-                busy = true;
-                let now = self.started.elapsed().as_millis() as u64;
-                if !self.take(message, now, &mut out)? {
-                    return Ok(());
-                }
-            }
-            self.publish(&mut out);
-            let due = busy || self.agent.take_report_due();
-            let pause = Duration::from_millis(if due { 500 } else { 5_000 });
-            if reported.elapsed() >= pause {
-                busy = false;
-                reported = Instant::now();
-                let uptime = self.started.elapsed().as_secs_f64();
-                let report = self.agent.report(now, uptime, self.uplink.stats(), self.data.stats());
-                if sent_up.elapsed() >= REPORT_EVERY {
-                    sent_up = Instant::now();
-                    out.push(report);
-                }
-            }
-        }
-    }
-
-    fn take(&mut self, message: Work, now: u64, out: &mut Vec<Outgoing>) -> Result<bool, AgentError> {
-        match message {
-            Work::Connected => {
-                let birth = self.agent.on_connected();
-                out.push(birth);
-            }
-            Work::Disconnected => self.agent.on_disconnected(),
-            Work::Uplink { topic, payload, retained } => {
-                self.agent.on_uplink(&topic, &payload, retained, now, out)?;
-            }
-            Work::Data { topic, payload, received } => {
-                self.agent.on_data(&topic, &payload, received, now, out)?;
-            }
-            Work::Spool { item, payload, taken } => {
-                let good = self.agent.on_spool(&item, &payload, now, out);
-                // The watcher waits for the answer; if it is gone, so is the need for it.
-                let _told = taken.send(good);
-            }
-            Work::Refused(code) => self.agent.count_refusal(code),
-            Work::Stop => {
-                self.agent.stop()?;
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    fn publish(&mut self, out: &mut Vec<Outgoing>) {
-        for message in out.drain(..) {
-            let qos = if message.at_least_once { Qos::AtLeastOnce } else { Qos::AtMostOnce };
-            let sent = match message.side {
-                // Never waits: a slow uplink must not delay an answer. What is dropped here is sent again.
-                Side::Uplink => self.uplink.try_publish(message.topic, message.payload, qos, message.retain),
-                Side::Data => {
-                    let publish = self.data.publish(message.topic, message.payload, qos, message.retain);
-                    self.handle
-                        .block_on(async { timeout(ANSWER_PATIENCE, publish).await })
-                        .unwrap_or(Err(LinkError::QueueFull))
-                }
-            };
-            if let Err(error) = sent {
-                tracing::debug!(side = ?message.side, %error, "not published");
-            }
         }
     }
 }

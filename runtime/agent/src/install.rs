@@ -17,8 +17,6 @@ use serde::{Deserialize, Serialize};
 const SHARED: &str = "shared.safetensors";
 const PERSONAL: &str = "personal.safetensors";
 const SLOT: &str = "slot.json";
-/// Pause before blocks are asked for again, ms.
-const ASK_AGAIN_MS: u64 = 10_000;
 
 /// `slot.json`: what belongs to the two module files beside it.
 #[derive(Debug, Serialize, Deserialize)]
@@ -118,7 +116,7 @@ impl Agent {
                 match Reassembly::new(stable.bytes as usize) {
                     Ok(parts) if stable.bytes > 0 => {
                         let buffer = vec![0; stable.bytes as usize];
-                        task.fetch = Some(Fetch { stable, hash, buffer, parts, asked_ms: 0 });
+                        task.fetch = Some(Fetch { stable, hash, buffer, parts, asked_ms: 0, asked: 0 });
                     }
                     _ => {
                         self.counters.refuse("too_large");
@@ -128,9 +126,8 @@ impl Agent {
                 }
             }
             let Some(fetch) = &mut task.fetch else { continue };
-            let due = fetch.asked_ms == 0 || now_ms.saturating_sub(fetch.asked_ms) >= ASK_AGAIN_MS;
-            let (Some(missing), true) = (fetch.parts.missing(), due) else { continue };
-            fetch.asked_ms = now_ms.max(1);
+            let (Some(missing), true) = (fetch.parts.missing(), fetch.due(now_ms)) else { continue };
+            (fetch.asked_ms, fetch.asked) = (now_ms, fetch.asked + 1);
             let request = BlockRequest {
                 blob_hash: fetch.hash,
                 offset: missing.start as u32,
@@ -156,6 +153,9 @@ impl Agent {
         let Some(fetch) = &mut task.fetch else { return };
         if fetch.parts.insert(&mut fetch.buffer, frame.offset as usize, frame.payload).is_err() {
             self.counters.refuse("bad_block");
+        } else {
+            // The way is open: what is missing may be asked for at the usual pace again.
+            fetch.asked = fetch.asked.min(1);
         }
     }
 
@@ -174,11 +174,9 @@ impl Agent {
             if hash(&fetch.buffer) != fetch.hash {
                 self.counters.refuse("bad_module_hash");
                 tracing::error!(task = %name, "the module file does not have the announced hash; asking again later");
-                let again = Reassembly::new(fetch.buffer.len()).ok().map(|parts| Fetch {
-                    parts,
-                    asked_ms: now_ms.max(1),
-                    ..fetch
-                });
+                // At the longest pause: whatever is served under this hash is not the module.
+                let again = Reassembly::new(fetch.buffer.len()).ok();
+                let again = again.map(|parts| Fetch { parts, asked_ms: now_ms, asked: u32::MAX, ..fetch });
                 if let Some(task) = self.tasks.get_mut(&name) {
                     task.fetch = again;
                 }
@@ -221,6 +219,7 @@ impl Agent {
         version: u64,
         hash: [u8; 32],
     ) -> Result<bool, AgentError> {
+        let labels = self.take_census(name)?.labels as usize;
         let Some(task) = self.tasks.get(name) else { return Ok(false) };
         let decoded = self.decode(task, &blob, Role::Shared).and_then(|file| {
             if file.version == version {
@@ -243,8 +242,8 @@ impl Agent {
                 return Ok(false);
             }
         };
-        let material = gather(&self.database, name, &task.shape)?;
-        match PersonalJob::new(task, Candidate { blob, version, hash, shared }, material) {
+        let material = gather(&self.database, task)?;
+        match PersonalJob::new(task, Candidate { blob, version, hash, shared }, material, labels) {
             Ok(job) => {
                 self.job = Some(Job::Personal(Box::new(job)));
                 Ok(true)

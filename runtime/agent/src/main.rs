@@ -2,9 +2,8 @@
 
 use clap::Parser;
 use loadonce_agent::config::Config;
-use loadonce_agent::{Agent, edge};
+use loadonce_agent::{Agent, count_failed, edge};
 use loadonce_backbone::{Backbone, Bundle, EngineKind, EngineOptions};
-use miette::{IntoDiagnostic, WrapErr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -33,23 +32,37 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    let state = config.state.clone();
     match run(config, arguments.check) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(report) => {
+        Err((cause, report)) => {
+            if !arguments.check {
+                count_failed(&state, cause);
+            }
             eprintln!("loadonce-agent: {report:?}");
             ExitCode::FAILURE
         }
     }
 }
 
-fn run(config: Config, check: bool) -> miette::Result<()> {
+/// The word under which a failed start is counted, and what is told.
+type Failed = (&'static str, miette::Report);
+
+fn failed<E: std::error::Error + Send + Sync + 'static>(
+    cause: &'static str,
+    what: &'static str,
+) -> impl FnOnce(E) -> Failed {
+    move |error| (cause, miette::Report::from_err(error).wrap_err(what))
+}
+
+fn run(config: Config, check: bool) -> Result<(), Failed> {
     let bundle =
-        Bundle::open(&config.backbone.bundle).into_diagnostic().wrap_err("the backbone is not usable")?;
+        Bundle::open(&config.backbone.bundle).map_err(failed("bundle", "the backbone is not usable"))?;
     let kind = if cfg!(feature = "ort") { EngineKind::Ort } else { EngineKind::Tract };
     let options =
         EngineOptions { kind, library: config.backbone.library.clone(), threads: config.backbone.threads };
     let backbone =
-        Backbone::load(bundle, &options).into_diagnostic().wrap_err("the backbone cannot be loaded")?;
+        Backbone::load(bundle, &options).map_err(failed("engine", "the backbone cannot be loaded"))?;
     if check {
         println!(
             "configuration is good; backbone {} {} loads in {:.1} MB",
@@ -59,8 +72,12 @@ fn run(config: Config, check: bool) -> miette::Result<()> {
         );
         return Ok(());
     }
-    let agent = Agent::open(config.clone(), Arc::new(backbone)).into_diagnostic()?;
+    let agent = Agent::open(config.clone(), Arc::new(backbone))
+        .map_err(failed("state", "the state folder is not usable"))?;
     tracing::info!(gateway = %config.gateway, incarnation = agent.incarnation(), "agent starts");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().into_diagnostic()?;
-    runtime.block_on(edge::run(agent, config)).into_diagnostic()
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(failed("system", "the system refused"))?;
+    runtime.block_on(edge::run(agent, config)).map_err(failed("run", "the agent ended"))
 }

@@ -70,9 +70,54 @@ impl RecentQueue {
     }
 }
 
+/// Most labels that wait for their sample.
+const MAX_EARLY: usize = 256;
+
+/// Labels whose sample is not here: it may still come. The oldest goes when there are too many.
+#[derive(Default)]
+pub(crate) struct EarlyLabels {
+    queue: VecDeque<(String, String, u16)>,
+    /// Labels dropped because their sample did not come in time.
+    pub dropped: u64,
+}
+
+impl EarlyLabels {
+    /// Keeps a label of `task` and sample `id`; a newer one replaces it.
+    pub(crate) fn push(&mut self, task: String, id: String, class: u16) {
+        self.take(&task, &id);
+        if self.queue.len() == MAX_EARLY {
+            self.queue.pop_front();
+            self.dropped += 1;
+        }
+        self.queue.push_back((task, id, class));
+    }
+
+    /// The label of a sample that came.
+    pub(crate) fn take(&mut self, task: &str, id: &str) -> Option<u16> {
+        let at = self.queue.iter().position(|(t, i, _)| t == task && i == id)?;
+        self.queue.remove(at).map(|(_, _, class)| class)
+    }
+
+    /// How many wait.
+    pub(crate) fn len(&self) -> usize {
+        self.queue.len()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn early_labels_wait_for_their_sample_within_a_bound() {
+        let mut early = EarlyLabels::default();
+        for i in 0..MAX_EARLY + 3 {
+            early.push("t".into(), i.to_string(), 1);
+        }
+        early.push("t".into(), "9".into(), 2);
+        assert_eq!((early.len(), early.dropped), (MAX_EARLY, 3));
+        assert_eq!((early.take("t", "0"), early.take("t", "9"), early.take("t", "9")), (None, Some(2), None));
+    }
 
     #[test]
     fn the_queue_is_bounded_and_drops_are_counted() {

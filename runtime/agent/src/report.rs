@@ -18,7 +18,10 @@ pub(crate) struct Traffic {
     bytes_up: u64,
     bytes_down: u64,
     connects: u64,
+    failed_connects: u64,
     oversized: u64,
+    malformed: u64,
+    dropped_messages: u64,
     dropped_publishes: u64,
     subscription_refusals: u64,
 }
@@ -29,7 +32,10 @@ impl From<LinkStats> for Traffic {
             bytes_up: stats.bytes_up,
             bytes_down: stats.bytes_down,
             connects: stats.connects,
+            failed_connects: stats.failed_connects,
             oversized: stats.oversized,
+            malformed: stats.malformed,
+            dropped_messages: stats.dropped_messages,
             dropped_publishes: stats.dropped_publishes,
             subscription_refusals: stats.subscription_refusals,
         }
@@ -42,6 +48,8 @@ struct OutboxReport {
     bytes: u64,
     dropped_steps: u64,
     refused_full: u64,
+    requeued: u64,
+    quarantined: u64,
 }
 
 #[derive(Serialize)]
@@ -86,10 +94,17 @@ struct Report<'a> {
     outbox: OutboxReport,
     tasks: BTreeMap<&'a str, TaskReport>,
     latency: LatencyReport,
+    labels_without_sample: usize,
+    failed_starts: BTreeMap<String, u64>,
     refusals: &'a BTreeMap<&'static str, u64>,
 }
 
 impl Agent {
+    /// Why nothing is written, where that is so.
+    pub fn degraded(&self) -> Option<&str> {
+        self.degraded.as_deref()
+    }
+
     /// Whether something changed that a report should tell soon; clears the mark.
     pub fn take_report_due(&mut self) -> bool {
         std::mem::take(&mut self.report_due)
@@ -151,6 +166,8 @@ impl Agent {
                 bytes: outbox.pending_bytes,
                 dropped_steps: outbox.dropped_steps,
                 refused_full: outbox.refused_full,
+                requeued: outbox.requeued,
+                quarantined: outbox.quarantined,
             },
             tasks: task_reports.collect(),
             latency: LatencyReport {
@@ -159,6 +176,8 @@ impl Agent {
                 longest_step_ms: self.counters.longest_step_ms,
                 longest_unit_ms: self.counters.longest_unit_ms,
             },
+            labels_without_sample: self.early.len(),
+            failed_starts: crate::starts::failed(&self.config.state),
             refusals: &self.counters.refusals,
         };
         let payload = serde_json::to_vec(&report).expect("a report of numbers and names serializes");

@@ -1,9 +1,10 @@
-//! Folder input: `<folder>/<task>/<sample-id>.<png|jpg|jpeg|json|f32|csv…>` and `<sample-id>.label`.
+//! Folder input: `<folder>/<task>/<sample-id>.<png|jpg|jpeg|json|f32>` and `<sample-id>.label`.
 //!
 //! A writer makes a file under a name that starts with a dot and renames it, so that nothing is read half
 //! written. Taken files are removed, refused ones moved to `<folder>/refused/<task>/`.
 
 use loadonce_wire::{Name, limits::MAX_SAMPLE};
+use std::collections::BinaryHeap;
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -15,22 +16,33 @@ const MAX_REFUSED: usize = 1000;
 const REFUSED: &str = "refused";
 const LABEL: &str = "label";
 
-/// A file of the spool.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A file of the spool. Ordered samples first, so that a label finds its sample.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Item {
+    /// A label rather than a sample.
+    pub label: bool,
     /// Its path.
     pub path: PathBuf,
     /// The task, from its folder.
     pub task: String,
     /// The sample id, from its name.
     pub id: String,
-    /// A label rather than a sample.
-    pub label: bool,
 }
 
-/// The next files, samples before labels so that a label finds its sample.
-pub(crate) fn next_items(folder: &Path) -> io::Result<Vec<Item>> {
-    let mut items = Vec::new();
+/// What becomes of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// Its content is on the disk: remove it.
+    Taken,
+    /// Set it aside for a person.
+    Refused,
+    /// Leave it: its task is not known yet.
+    Wait,
+}
+
+/// The first files in order, without those to `skip`; memory does not grow with the folder.
+pub(crate) fn next_items(folder: &Path, skip: impl Fn(&Item) -> bool) -> io::Result<Vec<Item>> {
+    let mut first = BinaryHeap::new();
     for task in fs::read_dir(folder)? {
         let task = task?;
         let name = task.file_name().to_string_lossy().into_owned();
@@ -38,18 +50,24 @@ pub(crate) fn next_items(folder: &Path) -> io::Result<Vec<Item>> {
             continue;
         }
         for file in fs::read_dir(task.path())? {
-            let path = file?.path();
+            let file = file?;
+            let path = file.path();
             let stem = path.file_stem().and_then(|s| s.to_str()).filter(|s| Name::new(s).is_some());
             let extension = path.extension().and_then(|e| e.to_str());
-            if let (Some(id), Some(extension)) = (stem, extension) {
-                let (id, label) = (id.to_owned(), extension == LABEL);
-                items.push(Item { path, task: name.clone(), id, label });
+            let (Some(id), Some(extension)) = (stem, extension) else { continue };
+            let (id, label) = (id.to_owned(), extension == LABEL);
+            let item = Item { label, path, task: name.clone(), id };
+            // Anything else, a pipe say, could block for ever.
+            if skip(&item) || !file.file_type()?.is_file() {
+                continue;
+            }
+            first.push(item);
+            if first.len() > BATCH {
+                first.pop();
             }
         }
     }
-    items.sort_by(|a, b| (a.label, &a.path).cmp(&(b.label, &b.path)));
-    items.truncate(BATCH);
-    Ok(items)
+    Ok(first.into_sorted_vec())
 }
 
 /// Reads a file, at most one byte more than a sample may have, so that the refusal can say so.
@@ -88,12 +106,28 @@ mod tests {
         for name in ["b.label", "b.png", "a.json", ".half.png", "noextension", "bad name.png"] {
             fs::write(task.join(name), b"x").unwrap();
         }
-        let items = next_items(dir.path()).unwrap();
+        fs::create_dir(task.join("folder.png")).unwrap();
+        let all = |_: &Item| false;
+        let items = next_items(dir.path(), all).unwrap();
         let names: Vec<_> = items.iter().map(|i| (i.id.as_str(), i.label)).collect();
         assert_eq!(names, [("a", false), ("b", false), ("b", true)]);
         taken(&items[0]).unwrap();
         refused(dir.path(), &items[1]).unwrap();
         assert!(dir.path().join("refused/digits/b.png").exists());
-        assert_eq!(next_items(dir.path()).unwrap().len(), 1);
+        assert_eq!(next_items(dir.path(), all).unwrap().len(), 1);
+        assert!(next_items(dir.path(), |item| item.task == "digits").unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_batch_is_the_first_of_many() {
+        let dir = tempfile::tempdir().unwrap();
+        let task = dir.path().join("digits");
+        fs::create_dir_all(&task).unwrap();
+        for i in 0..3 * BATCH {
+            fs::write(task.join(format!("{:04}.label", 9999 - i)), b"x").unwrap();
+        }
+        fs::write(task.join("zzzz.png"), b"x").unwrap();
+        let items = next_items(dir.path(), |_| false).unwrap();
+        assert_eq!((items.len(), items[0].id.as_str(), items[1].id.as_str()), (BATCH, "zzzz", "9808"));
     }
 }

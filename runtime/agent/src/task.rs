@@ -1,11 +1,12 @@
 //! One task: its manifest, its pointer, its slot.
 
+use crate::samples::Tag;
 use crate::serving::Active;
 use loadonce_backbone::{Bundle, InputSpec};
 use loadonce_control::{Input, ManifestError, Pointer, Stable, TaskManifest, Wants};
 use loadonce_module::{Dataset, Shape, label_counts, log_prior};
 use loadonce_store::Slots;
-use loadonce_trust::{decode_hex, encode_hex};
+use loadonce_trust::{decode_hex, encode_hex, hash};
 use loadonce_wire::chunks::Reassembly;
 use thiserror::Error;
 
@@ -21,6 +22,21 @@ pub(crate) struct Fetch {
     pub parts: Reassembly,
     /// When blocks were last asked for, ms.
     pub asked_ms: u64,
+    /// How often they were asked for without an answer.
+    pub asked: u32,
+}
+
+/// First pause before blocks are asked for again, ms.
+const ASK_AGAIN_MS: u64 = 10_000;
+/// Longest such pause, ms.
+const ASK_AGAIN_CAP_MS: u64 = 600_000;
+
+impl Fetch {
+    /// Whether to ask (again) now.
+    pub(crate) fn due(&self, now_ms: u64) -> bool {
+        let pause = (ASK_AGAIN_MS << self.asked.saturating_sub(1).min(6)).min(ASK_AGAIN_CAP_MS);
+        self.asked == 0 || now_ms.saturating_sub(self.asked_ms) >= pause
+    }
 }
 
 /// What the store says about a task's samples.
@@ -44,6 +60,10 @@ pub(crate) struct Task {
     pub shape: Shape,
     /// Its fingerprint.
     pub shape_hash: [u8; 32],
+    /// The same, short, for the marks of samples.
+    pub shape_tag: Tag,
+    /// What the features are made of.
+    pub features_of: Tag,
     /// Directions taken from each channel.
     pub per_channel: usize,
     /// How samples are prepared.
@@ -60,6 +80,10 @@ pub(crate) struct Task {
     pub last_step_base: u64,
     /// When the last label came, ms.
     pub last_label_ms: u64,
+    /// When the first label came that is in no sum yet, ms.
+    pub waiting_since_ms: Option<u64>,
+    /// Not before this is a sum tried again that could not be made or stored, ms.
+    pub sum_again_ms: u64,
     /// The store's count, as of the last look.
     pub census: Census,
     /// Whether the store changed since.
@@ -71,6 +95,10 @@ pub(crate) struct Task {
     /// Answers per exit since the start.
     pub exits: Vec<u64>,
 }
+
+/// A label is settled at the latest after this many times `settle_s`: labels that keep coming do not keep each
+/// other from being used.
+const SETTLED_AFTER: f64 = 10.0;
 
 /// Why a task cannot be served here.
 #[derive(Debug, Error)]
@@ -88,6 +116,14 @@ pub(crate) enum TaskError {
     /// The manifest is not valid.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
+    /// Stored labels would get another meaning.
+    #[error(
+        "its classes are no longer {known}, with or without more behind them; classes may only be appended, so give the changed task a new name"
+    )]
+    Classes {
+        /// The classes known so far.
+        known: String,
+    },
 }
 
 impl Task {
@@ -107,8 +143,12 @@ impl Task {
             Input::Window { channels, length } => InputSpec::Window { channels, length },
             Input::Picture {} => InputSpec::Picture {},
         };
+        let features_of = manifest.features_of(bundle.fingerprint(), bundle.directions());
+        let shape_hash = shape.fingerprint(&manifest.classes, &features_of);
         Ok(Self {
-            shape_hash: shape.fingerprint(&manifest.classes, bundle.fingerprint()),
+            shape_hash,
+            shape_tag: tag(&shape_hash),
+            features_of: tag(&hash(features_of.as_bytes())),
             per_channel: manifest.features_per_channel(bundle.directions()),
             exits: vec![0; shape.exits],
             manifest,
@@ -120,6 +160,8 @@ impl Task {
             fetch: None,
             last_step_base: 0,
             last_label_ms: 0,
+            waiting_since_ms: None,
+            sum_again_ms: 0,
             census: Census::default(),
             stale_census: true,
             sums_sent: 0,
@@ -164,8 +206,48 @@ impl Task {
         wanted && current && self.last_step_base < self.version()
     }
 
-    /// Whether labels have settled: none came for as long as the manifest asks.
+    /// Whether labels have settled: none came for as long as the manifest asks, or one has waited for long.
     pub(crate) fn settled(&self, now_ms: u64) -> bool {
-        now_ms.saturating_sub(self.last_label_ms) as f64 >= self.manifest.sync.settle_s * 1000.0
+        let settle_ms = self.manifest.sync.settle_s * 1000.0;
+        let since = |then: u64| now_ms.saturating_sub(then) as f64;
+        since(self.last_label_ms) >= settle_ms
+            || self.waiting_since_ms.is_some_and(|first| since(first) >= SETTLED_AFTER * settle_ms)
+    }
+
+    /// Notes a label.
+    pub(crate) fn labelled(&mut self, now_ms: u64) {
+        self.last_label_ms = now_ms;
+        self.waiting_since_ms.get_or_insert(now_ms);
+    }
+
+    /// Whether labels stored under `known` mean the same under this manifest.
+    pub(crate) fn extends(&self, known: &[String]) -> bool {
+        self.manifest.classes.iter().zip(known).all(|(new, old)| new == old)
+    }
+}
+
+fn tag(hash: &[u8; 32]) -> Tag {
+    hash[..8].try_into().expect("a hash is longer than a tag")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_are_asked_for_less_and_less_often() {
+        let stable = Stable { version: 1, hash: String::new(), bytes: 1, base: String::new() };
+        let parts = Reassembly::new(1).unwrap();
+        let mut fetch = Fetch { stable, hash: [0; 32], buffer: Vec::new(), parts, asked_ms: 0, asked: 0 };
+        let (mut now, mut pauses) = (0, Vec::new());
+        for _ in 0..9 {
+            let asked_at = now;
+            while !fetch.due(now) {
+                now += 1000;
+            }
+            pauses.push((now - asked_at) / 1000);
+            (fetch.asked, fetch.asked_ms) = (fetch.asked + 1, now);
+        }
+        assert_eq!(pauses, [0, 10, 20, 40, 80, 160, 320, 600, 600]);
     }
 }

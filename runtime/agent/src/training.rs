@@ -1,7 +1,7 @@
 //! Background learning: one job at a time, one bounded unit of work per call.
 
 use crate::agent::AgentError;
-use crate::samples;
+use crate::samples::{self, RecordRef};
 use crate::serving::{Active, probabilities};
 use crate::task::Task;
 use loadonce_module::{
@@ -27,39 +27,58 @@ pub(crate) struct Material {
     pub unseen: Vec<f32>,
 }
 
-/// Reads what `task` has to learn from. Records of another shape are passed over: they are from an earlier
-/// manifest.
-pub(crate) fn gather(database: &Database, task: &str, shape: &Shape) -> Result<Material, AgentError> {
+/// Reads what `task` has to learn from. Records whose features are made of something else are passed over: they
+/// are from an earlier manifest or backbone.
+pub(crate) fn gather(database: &Database, task: &Task) -> Result<Material, AgentError> {
+    let shape = &task.shape;
     let row = shape.exits * shape.features;
-    let mut material =
-        Material { train: Dataset::default(), heldout: Dataset::default(), unseen: Vec::new() };
+    let (mut train, mut heldout) = (Newest::default(), Newest::default());
+    let mut unseen = Vec::new();
     let mut z = vec![0.0; row];
-    samples::visit(&database.begin_read()?, task, |_, record| {
-        if record.features.len() != row {
+    samples::visit(&database.begin_read()?, &task.manifest.name, |_, record| {
+        if !usable(task, &record) {
             return;
         }
-        for (out, &q) in z.iter_mut().zip(&record.features) {
+        for (out, q) in z.iter_mut().zip(record.features()) {
             *out = dequantize(q);
         }
-        let class = record.label.filter(|&class| usize::from(class) < shape.outputs);
+        let class = record.label(shape.outputs);
         match class {
-            Some(class) if record.heldout => keep(&mut material.heldout, &z, class, row),
-            Some(class) => keep(&mut material.train, &z, class, row),
+            Some(class) if record.heldout => heldout.keep(&z, class),
+            Some(class) => train.keep(&z, class),
             None => {}
         }
-        if (class.is_none() || record.heldout) && material.unseen.len() < MAX_CALIBRATION * row {
-            material.unseen.extend_from_slice(&z);
+        if (class.is_none() || record.heldout) && unseen.len() < MAX_CALIBRATION * row {
+            unseen.extend_from_slice(&z);
         }
     })?;
-    Ok(material)
+    Ok(Material { train: train.set, heldout: heldout.set, unseen })
 }
 
-fn keep(set: &mut Dataset, z: &[f32], class: u16, row: usize) {
-    if set.labels.len() == MAX_TRAINING {
-        set.z.drain(..row);
-        set.labels.remove(0);
+/// Whether a record's features mean what this task's features mean now.
+pub(crate) fn usable(task: &Task, record: &RecordRef<'_>) -> bool {
+    record.features_of == task.features_of
+        && record.features().len() == task.shape.exits * task.shape.features
+}
+
+/// The newest [`MAX_TRAINING`] samples, in no particular order: training shuffles them.
+#[derive(Default)]
+struct Newest {
+    set: Dataset,
+    seen: usize,
+}
+
+impl Newest {
+    fn keep(&mut self, z: &[f32], class: u16) {
+        if self.seen < MAX_TRAINING {
+            self.set.push(z, class);
+        } else {
+            let at = self.seen % MAX_TRAINING;
+            self.set.z[at * z.len()..(at + 1) * z.len()].copy_from_slice(z);
+            self.set.labels[at] = class;
+        }
+        self.seen += 1;
     }
-    set.push(z, class);
 }
 
 /// A version that was fetched and verified.
@@ -151,9 +170,13 @@ impl StepJob {
 }
 
 impl PersonalJob {
-    /// Prepares the derivation of `task`'s personal module from `candidate`.
-    pub(crate) fn new(task: &Task, candidate: Candidate, material: Material) -> Result<Self, TrainError> {
-        let labels = material.train.n() + material.heldout.n();
+    /// Prepares the derivation of `task`'s personal module from `candidate`, when the store counts `labels`.
+    pub(crate) fn new(
+        task: &Task,
+        candidate: Candidate,
+        material: Material,
+        labels: usize,
+    ) -> Result<Self, TrainError> {
         let personalizer = Personalizer::new(
             task.shape,
             candidate.shared.clone(),

@@ -8,6 +8,9 @@ use loadonce_trust::verify;
 use loadonce_wire::manifest::{DOMAIN, MAX_MANIFEST};
 use loadonce_wire::{Ack, Frame, Kind, Manifest, Reason, Status, Topic, ack};
 
+/// Pause before samples whose sum was refused are summed again, ms.
+const REFUSED_AGAIN_MS: u64 = 3_600_000;
+
 impl Agent {
     /// A message of the uplink; `retained` when the broker kept it for whoever subscribes. Whatever it holds, it
     /// is answered by a counter at worst.
@@ -62,7 +65,7 @@ impl Agent {
     fn on_aggregator_returned(&mut self, now_ms: u64) {
         if self.sending.start_over(now_ms) {
             for fetch in self.tasks.values_mut().filter_map(|task| task.fetch.as_mut()) {
-                fetch.asked_ms = 0;
+                fetch.asked = 0;
             }
         }
     }
@@ -205,6 +208,14 @@ impl Agent {
                 self.sending.hold(now_ms);
                 return Ok(());
             }
+            (Status::Refused, Reason::UnknownTask) => {
+                tracing::error!(
+                    sequence = ack.sequence,
+                    "the aggregator does not serve this contribution's task; publish the task there. Nothing is lost meanwhile"
+                );
+                self.sending.park(ack.sequence, now_ms);
+                return Ok(());
+            }
             (Status::Refused, Reason::SequenceConflict) => self.requeue(place, &ack.blob_hash)?,
             _ => {
                 if self.outbox.acknowledge(&self.database, place, &ack.blob_hash)? {
@@ -212,17 +223,29 @@ impl Agent {
                         target: "boundary", process = "agent", boundary = "outbox.deleted",
                         epoch = ack.epoch, sequence = ack.sequence
                     );
+                    if ack.status == Status::Refused {
+                        self.never_applied(ack.sequence)?;
+                        self.delay_sums(now_ms);
+                    }
                 }
             }
         }
+        self.sending.release();
         self.sending.done(ack.sequence);
         self.sending.pending = self.outbox.counters(&self.database)?.pending;
         self.report_due = true;
         Ok(())
     }
 
+    /// After a refused sum: the same samples would make the same sum.
+    fn delay_sums(&mut self, now_ms: u64) {
+        for task in self.tasks.values_mut() {
+            task.sum_again_ms = task.sum_again_ms.max(now_ms + REFUSED_AGAIN_MS);
+        }
+    }
+
     fn requeue(&mut self, place: Place, hash: &[u8; 32]) -> Result<(), AgentError> {
-        let epoch = crate::agent::random_u64()?;
+        let epoch = crate::open::random_u64()?;
         let identity = &self.identity;
         self.outbox.requeue_under_new_epoch(
             &self.database,

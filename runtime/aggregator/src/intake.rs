@@ -16,6 +16,10 @@ use crate::transfers::{Piece, Transfer};
 
 /// Contributions one round keeps. Beyond it they are left unanswered, so gateways keep them and try again.
 const MAX_PENDING: usize = 65_536;
+/// Contributions of one gateway among them, so that none can close a round to the others.
+const MAX_PENDING_EACH: usize = 256;
+/// Additions and removals one sum may hold: a hostile one must not use up what the totals can take.
+const MAX_SUM: u64 = 1 << 22;
 /// How long the fault keeps what it acknowledged in memory only.
 #[cfg(feature = "fault-ack-before-persist")]
 const WRITE_LATE_MS: u64 = 2000;
@@ -57,9 +61,17 @@ impl Aggregator {
             if !describes(frame, &manifest) {
                 return Ok(self.drop_chunk("malformed_chunk"));
             }
-            let verdict = match self.authentic(gateway, encoded, &manifest) {
+            // An answer deletes data, so only the key that would lose it gets one.
+            if !authentic(encoded, &manifest) {
+                tracing::warn!(gateway, "a contribution whose signature does not verify was dropped");
+                return Ok(self.drop_chunk("bad_signature"));
+            }
+            let verdict = match self.registry.admits(gateway, &manifest.key) {
                 Ok(()) => self.admissible(&manifest)?,
-                Err(reason) => Verdict::Answer(Status::Refused, reason),
+                Err(why) => {
+                    tracing::warn!(gateway, key = encode_hex(&manifest.key), why, "contribution refused");
+                    Verdict::Answer(Status::Refused, Reason::UnknownGateway)
+                }
             };
             match verdict {
                 Verdict::Take(_) => {}
@@ -95,18 +107,6 @@ impl Aggregator {
         Vec::new()
     }
 
-    /// Signature first, then whether its key may speak for this gateway.
-    fn authentic(&self, gateway: &str, encoded: &[u8], manifest: &Manifest) -> Result<(), Reason> {
-        let (body, signature) = signed_part(encoded).map_err(|_| Reason::Malformed)?;
-        if !verify(&manifest.key, manifest::DOMAIN, body, &signature) {
-            return Err(Reason::BadSignature);
-        }
-        self.registry.admits(gateway, &manifest.key).map_err(|why| {
-            tracing::warn!(gateway, key = encode_hex(&manifest.key), why, "contribution refused");
-            Reason::UnknownGateway
-        })
-    }
-
     /// Everything a manifest can be refused for without its blob. Whether it was applied before comes first:
     /// what was taken stays taken, whatever the task wants by now.
     fn admissible(&self, manifest: &Manifest) -> Result<Verdict, JournalError> {
@@ -127,6 +127,9 @@ impl Aggregator {
                 Verdict::Answer(Status::Refused, Reason::RoundClosed)
             }
             Ok(_) if line.round.contributions() >= MAX_PENDING => Verdict::Leave("the round is full"),
+            Ok(_) if line.round.contributions_of(&manifest.key) >= MAX_PENDING_EACH => {
+                Verdict::Leave("the gateway's share of the round is full")
+            }
             Ok(codec) => Verdict::Take(codec),
         })
     }
@@ -134,7 +137,9 @@ impl Aggregator {
     fn complete(&mut self, transfer: Transfer, now_ms: u64) -> Result<Vec<Outgoing>, JournalError> {
         let Transfer { gateway, manifest, encoded, blob, .. } = transfer;
         if hash(&blob) != manifest.blob_hash {
-            return Ok(vec![self.answer(&gateway, &manifest, Status::Refused, Reason::Malformed)]);
+            // Anybody may have sent the pieces; the gateway starts over.
+            tracing::warn!(gateway, "a contribution whose pieces are not what was signed was dropped");
+            return Ok(self.drop_chunk("bad_hash"));
         }
         // Asked again: a round may have closed while the pieces came in.
         let codec = match self.admissible(&manifest)? {
@@ -174,11 +179,11 @@ impl Aggregator {
         }
         #[cfg(not(feature = "fault-ack-before-persist"))]
         {
-            let (status, reason) = match self.persist(accepted, now_ms)? {
-                Ok(()) => (Status::Accepted, Reason::None),
-                Err(reason) => (Status::Refused, reason),
-            };
-            Ok(vec![self.answer(&gateway, &manifest, status, reason)])
+            Ok(if self.persist(accepted, now_ms)? {
+                vec![self.answer(&gateway, &manifest, Status::Accepted, Reason::None)]
+            } else {
+                self.defer(&gateway, "the totals are full")
+            })
         }
     }
 
@@ -194,7 +199,11 @@ impl Aggregator {
                 if sums.sizes() != (shape.exits, shape.features, shape.outputs) {
                     return Err(Reason::WrongShape);
                 }
-                Ok(Some(sums))
+                match sums.bound() {
+                    0 => Err(Reason::Malformed),
+                    bound if bound > MAX_SUM => Err(Reason::TooLarge),
+                    _ => Ok(Some(sums)),
+                }
             }
             ContributionKind::Step => {
                 let step = decode_step(codec, blob, shape.parameters()).map_err(|error| match error {
@@ -207,14 +216,15 @@ impl Aggregator {
         }
     }
 
-    /// The one durable transaction of a contribution; only afterwards may it be acknowledged.
-    fn persist(&mut self, accepted: Accepted, now_ms: u64) -> Result<Result<(), Reason>, JournalError> {
+    /// The one durable transaction of a contribution; only afterwards may it be acknowledged. `false` for a sum
+    /// that cannot join the totals: nothing was written.
+    fn persist(&mut self, accepted: Accepted, now_ms: u64) -> Result<bool, JournalError> {
         let Accepted { intake, manifest, joins } = accepted;
         let samples = match self.journal.accept(&intake)? {
             Ok(samples) => samples,
             Err(error) => {
-                tracing::warn!(gateway = intake.gateway, %error, "a sum cannot join the totals");
-                return Ok(Err(Reason::TooLarge));
+                tracing::error!(gateway = intake.gateway, %error, "a sum cannot join the totals");
+                return Ok(false);
             }
         };
         tracing::info!(
@@ -244,15 +254,15 @@ impl Aggregator {
                 "contribution accepted"
             );
         }
-        Ok(Ok(()))
+        Ok(true)
     }
 
     #[cfg(feature = "fault-ack-before-persist")]
     pub(crate) fn write_late(&mut self, now_ms: u64) -> Result<(), JournalError> {
         let due = self.unwritten.partition_point(|(due, _)| *due <= now_ms);
         for (_, accepted) in self.unwritten.drain(..due).collect::<Vec<_>>() {
-            // Nobody is left to hear of a refusal: that, too, is the fault.
-            let _refused = self.persist(accepted, now_ms)?;
+            // Nobody is left to hear of it: that, too, is the fault.
+            let _written = self.persist(accepted, now_ms)?;
         }
         Ok(())
     }
@@ -293,6 +303,12 @@ impl Aggregator {
         let note = Note::Acked { gateway: gateway.to_owned(), epoch, sequence, status };
         self.down(gateway, &frame, Some(note))
     }
+}
+
+/// Whether the manifest was signed with the key it names.
+fn authentic(encoded: &[u8], manifest: &Manifest) -> bool {
+    signed_part(encoded)
+        .is_ok_and(|(body, signature)| verify(&manifest.key, manifest::DOMAIN, body, &signature))
 }
 
 /// The transfer id that a manifest implies.

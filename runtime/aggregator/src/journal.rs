@@ -32,6 +32,9 @@ pub(crate) const WINDOW: u64 = 4096;
 pub(crate) const MAX_EPOCHS: usize = 256;
 /// Module files kept per lineage, the newest ones.
 pub(crate) const KEPT_MODULES: u64 = 8;
+/// Lineage entries kept per lineage, the newest ones; each vouches for its parent by hash. At a round an hour
+/// these are seven years, in about 12 MB.
+const KEPT_VERSIONS: u64 = 65_536;
 
 /// What the journal cannot do.
 #[derive(Debug, Error)]
@@ -324,6 +327,9 @@ impl Journal {
                 && let Some(entry) = versions.get(numbered(&cut.lineage, old))?
             {
                 modules.remove(decode_entry(entry.value())?.module)?;
+            }
+            if let Some(old) = cut.entry.version.checked_sub(KEPT_VERSIONS) {
+                versions.remove(numbered(&cut.lineage, old))?;
             }
             tx.open_table(PENDING)?.retain_in(pending_range(&cut.lineage), |_, _| false)?;
         }

@@ -49,7 +49,7 @@ pub(crate) struct Line {
 impl Line {
     pub(crate) fn new(site: &str, task: Task, newest: Option<Newest>, previous: Option<[u8; 32]>) -> Self {
         let backbone = encode_hex(&task.backbone);
-        let shape = task.shape.fingerprint(&task.manifest.classes, &backbone);
+        let shape = task.shape_hash;
         let id = lineage_id(&task.manifest.name, &task.backbone, &shape);
         let (exits, features, outputs) = (task.shape.exits, task.shape.features, task.shape.outputs);
         let sum_bytes = Sums::zero(exits, features, outputs).map_or(0, |zero| zero.to_bytes().len());

@@ -112,7 +112,7 @@ impl Registry {
                 Err("this name is bound to another key; list name and key under `gateways` to replace it")
             }
             Some(_) => Ok(()),
-            None if self.gateways.len() < MAX_GATEWAYS => Ok(()),
+            None if self.owners.len() < MAX_GATEWAYS => Ok(()),
             None => Err("the registry is full"),
         }
     }
@@ -134,6 +134,9 @@ impl Registry {
 
     /// Keeps a known gateway's figures; false where they are none.
     pub(crate) fn report(&mut self, name: &str, payload: &[u8]) -> bool {
+        if !self.welcome(name) {
+            return false;
+        }
         let Some(gateway) = self.gateways.get_mut(name) else { return false };
         if payload.len() > MAX_REPORT {
             return false;
@@ -149,14 +152,34 @@ impl Registry {
 
     /// Whether `name` may have `bytes` of module files now.
     pub(crate) fn spend(&mut self, name: &str, bytes: u64, now_ms: u64) -> Option<bool> {
-        self.make_room(name)?;
+        if !self.make_room(name) {
+            return None;
+        }
         Some(self.gateways.entry(name.to_owned()).or_default().spend(bytes, now_ms))
     }
 
-    /// Whether `name` is known or may become so.
-    fn make_room(&self, name: &str) -> Option<()> {
-        let open = self.admission == Admission::FirstUse && self.gateways.len() < MAX_GATEWAYS;
-        (self.gateways.contains_key(name) || open).then_some(())
+    /// Whether the configuration lets this name in at all.
+    fn welcome(&self, name: &str) -> bool {
+        self.admission == Admission::FirstUse || self.listed.contains_key(name)
+    }
+
+    /// Whether `name` is known or may become so. A name that never contributed is known to this process only and
+    /// gives way when the registry is full, so that invented ones cannot fill it.
+    fn make_room(&mut self, name: &str) -> bool {
+        if !self.welcome(name) {
+            return false;
+        }
+        if !self.gateways.contains_key(name) && self.gateways.len() >= MAX_GATEWAYS {
+            let idle = self
+                .gateways
+                .iter()
+                .filter(|(name, g)| g.record.key.is_empty() && !self.listed.contains_key(*name));
+            let Some(oldest) = idle.min_by_key(|(_, g)| g.heard_ms).map(|(name, _)| name.clone()) else {
+                return false;
+            };
+            self.gateways.remove(&oldest);
+        }
+        true
     }
 
     /// A birth or a last will. A will counts only for the newest incarnation that was born: a broker may
@@ -171,7 +194,7 @@ impl Registry {
         let Ok(presence) = serde_json::from_slice::<Presence>(payload) else {
             return Ok(PresenceOutcome::Malformed);
         };
-        if self.make_room(name).is_none() {
+        if !self.make_room(name) {
             return Ok(PresenceOutcome::NotAdmitted);
         }
         let gateway = self.gateways.entry(name.to_owned()).or_default();
@@ -198,7 +221,9 @@ impl Registry {
             Presence::Down { .. } => {}
         }
         if record != gateway.record {
-            journal.put_gateway(name, &record)?;
+            if !record.key.is_empty() || self.listed.contains_key(name) {
+                journal.put_gateway(name, &record)?;
+            }
             tracing::info!(gateway = name, up = record.up, incarnation = record.incarnation, "gateway");
             gateway.record = record;
         }
@@ -255,12 +280,37 @@ mod tests {
     fn invariant_03_the_registry_is_bounded() {
         let (mut registry, journal) = open(Admission::FirstUse);
         for i in 0..MAX_GATEWAYS {
-            registry.accepted(&format!("g{i}"), &[7; 32], record(7), 0);
+            let mut key = [7; 32];
+            key[..8].copy_from_slice(&(i as u64).to_le_bytes());
+            registry.accepted(&format!("g{i}"), &key, record(7), 0);
         }
         assert!(registry.admits("more", &[9; 32]).is_err());
         let birth = br#"{"state":"down","incarnation":1}"#;
         assert_eq!(registry.presence(&journal, "more", birth, 0).unwrap(), PresenceOutcome::NotAdmitted);
         assert_eq!(registry.spend("more", 1, 0), None);
+    }
+
+    #[test]
+    fn invented_names_are_not_written_and_give_way() {
+        let (mut registry, journal) = open(Admission::FirstUse);
+        let birth = br#"{"state":"up","incarnation":1,"version":"1","key":"","backbones":[],"tasks":[]}"#;
+        for i in 0..MAX_GATEWAYS + 10 {
+            let noted = registry.presence(&journal, &format!("g{i}"), birth, i as u64).unwrap();
+            assert_eq!(noted, PresenceOutcome::Noted);
+        }
+        assert_eq!((registry.gateways.len(), journal.gateways().unwrap().len()), (MAX_GATEWAYS, 0));
+        assert!(registry.gateways.contains_key("listed") && registry.admits("real", &[5; 32]).is_ok());
+    }
+
+    #[test]
+    fn a_gateway_that_is_no_longer_listed_gets_nothing() {
+        let (mut registry, journal) = open(Admission::FirstUse);
+        registry.accepted("old", &[2; 32], record(2), 0);
+        journal.put_gateway("old", &record(2)).unwrap();
+        let mut registry = Registry::open(&settings(Admission::Listed), &journal).unwrap();
+        assert!(registry.admits("old", &[2; 32]).is_err());
+        assert_eq!((registry.spend("old", 1, 0), registry.report("old", b"{}")), (None, false));
+        assert!(registry.spend("listed", 1, 0).is_some());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use loadonce_control::{ManifestError, TaskManifest};
 use loadonce_module::Shape;
-use loadonce_trust::PublicKey;
+use loadonce_trust::{PublicKey, encode_hex};
 use serde::Deserialize;
 
 /// Who may contribute.
@@ -27,6 +27,8 @@ pub struct Task {
     pub shape: Shape,
     /// The backbone's fingerprint.
     pub backbone: [u8; 32],
+    /// What every contribution must agree on.
+    pub shape_hash: [u8; 32],
 }
 
 impl Task {
@@ -39,7 +41,9 @@ impl Task {
     ) -> Result<Self, ManifestError> {
         manifest.validate()?;
         let shape = manifest.shape(exits, directions)?;
-        Ok(Self { manifest, shape, backbone })
+        let features_of = manifest.features_of(&encode_hex(&backbone), directions);
+        let shape_hash = shape.fingerprint(&manifest.classes, &features_of);
+        Ok(Self { manifest, shape, backbone, shape_hash })
     }
 }
 

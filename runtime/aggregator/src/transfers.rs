@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use loadonce_wire::{Manifest, Reassembly, ReceiveError, TransferId};
 
-/// Bytes of all unfinished blobs together.
+/// Bytes of all unfinished transfers together.
 pub(crate) const MAX_BYTES: usize = 32 * 1024 * 1024;
 /// Unfinished transfers of one gateway; agents keep this many entries under way.
 pub(crate) const MAX_PER_GATEWAY: usize = 4;
@@ -45,6 +45,11 @@ pub(crate) struct Transfers {
     pub(crate) dropped: u64,
 }
 
+/// What an unfinished transfer takes: its blob, and what is kept beside it.
+fn cost(blob: usize, encoded: usize) -> usize {
+    blob + encoded + size_of::<Transfer>()
+}
+
 impl Transfers {
     /// Opens a transfer unless it is open already; false when another manifest opened it.
     pub(crate) fn begin(
@@ -63,10 +68,11 @@ impl Transfers {
         while self.open.iter().filter(|t| t.gateway == gateway).count() >= MAX_PER_GATEWAY {
             self.drop_first(|t| t.gateway == gateway);
         }
-        while self.bytes + total > MAX_BYTES && !self.open.is_empty() {
+        let cost = cost(total, encoded.len());
+        while self.bytes + cost > MAX_BYTES && !self.open.is_empty() {
             self.drop_first(|_| true);
         }
-        self.bytes += total;
+        self.bytes += cost;
         self.open.push_back(Transfer {
             gateway: gateway.to_owned(),
             manifest,
@@ -99,7 +105,7 @@ impl Transfers {
         match transfer.parts.insert(&mut transfer.blob, offset, piece) {
             Ok(()) if transfer.parts.complete() => {
                 let transfer = self.open.remove(at).expect("the position was just found");
-                self.bytes -= transfer.blob.len();
+                self.bytes -= cost(transfer.blob.len(), transfer.encoded.len());
                 Piece::Complete(Box::new(transfer))
             }
             Ok(()) => {
@@ -130,7 +136,7 @@ impl Transfers {
         if let Some(at) = self.open.iter().position(which)
             && let Some(transfer) = self.open.remove(at)
         {
-            self.bytes -= transfer.blob.len();
+            self.bytes -= cost(transfer.blob.len(), transfer.encoded.len());
             self.dropped += 1;
         }
     }
@@ -179,7 +185,17 @@ mod tests {
             }
         }
         let (open, bytes) = transfers.held();
-        assert_eq!((open, bytes), (MAX_BYTES / blob, MAX_BYTES));
+        assert_eq!((open, bytes), (MAX_BYTES / cost(blob, 1), open * cost(blob, 1)));
+        for i in 0..20_000 {
+            begin(&mut transfers, &format!("{i}"), 0, 2);
+        }
+        assert!(transfers.held().1 <= MAX_BYTES, "small ones cost what is kept beside them");
+        let mut transfers = Transfers::default();
+        for gateway in ["a", "b", "c"] {
+            for id in 0..MAX_PER_GATEWAY as u8 + 2 {
+                assert!(begin(&mut transfers, gateway, id, blob));
+            }
+        }
         assert_eq!(transfers.dropped as usize, 3 * (MAX_PER_GATEWAY + 2) - open);
         assert!(matches!(transfers.insert("a", [5; 16], blob, 0, &[1], 0), Piece::Orphan));
         assert!(matches!(transfers.insert("c", [5; 16], blob, 0, &[1], 0), Piece::Kept));
@@ -206,7 +222,7 @@ mod tests {
         let mut transfers = Transfers::default();
         begin(&mut transfers, "a", 1, 10);
         transfers.expire(IDLE_MS);
-        assert_eq!(transfers.held(), (1, 10));
+        assert_eq!(transfers.held(), (1, cost(10, 1)));
         transfers.expire(IDLE_MS + 2);
         assert_eq!((transfers.held(), transfers.dropped), ((0, 0), 1));
     }

@@ -194,7 +194,9 @@ pub enum InputError {
         what: String,
     },
     /// Another number of channels than declared.
-    #[error("the window has {got} channels, the task declares {expected}")]
+    #[error(
+        "the window has {got} channels, the task declares {expected}; send {expected} or correct `input.channels` of the task"
+    )]
     WrongChannels {
         /// Declared in the manifest.
         expected: usize,
@@ -202,7 +204,9 @@ pub enum InputError {
         got: usize,
     },
     /// A channel without the declared length.
-    #[error("channel {channel} has {got} numbers, the task declares {expected}")]
+    #[error(
+        "channel {channel} has {got} numbers, the task declares {expected}; send {expected} or correct `input.length` of the task"
+    )]
     WrongLength {
         /// Channel, counted from 0.
         channel: usize,

@@ -1,3 +1,4 @@
 //! The operator's command line.
 
 pub mod demo;
+pub mod feed;

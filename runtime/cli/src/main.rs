@@ -2,6 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use loadonce_cli::demo::{self, DemoError};
+use loadonce_cli::feed;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -19,6 +20,8 @@ struct Line {
 enum Command {
     /// Runs a small fleet on real data on this machine and compares it with training alone
     Demo(demo::Options),
+    /// Plays a data set to one gateway: samples, then their labels
+    Feed(feed::Options),
     /// Becomes PROGRAM, ended by the kernel when PARENT ends
     #[command(hide = true)]
     Tied {
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let result = match line.command {
         Command::Demo(options) => interruptible(demo::run(options)),
+        Command::Feed(options) => interruptible(feed::run(options)),
         Command::Tied { parent, program, arguments } => {
             let error = demo::become_tied(parent, &program, &arguments);
             Err(DemoError::File { doing: "start", path: program, source: error })

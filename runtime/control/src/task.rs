@@ -1,8 +1,11 @@
 //! The task manifest: TOML as a person writes it, JSON as it travels. Defaults make the short manifest the
 //! usual one.
 
-use loadonce_module::{CalibrationConfig, PersonalConfig, Recipe, Shape, ShapeError, Shrinkage, TrainConfig};
+use loadonce_module::{
+    CalibrationConfig, PersonalConfig, Recipe, Shape, ShapeError, Shrinkage, Sums, TrainConfig, TrainError,
+};
 use loadonce_wire::Name;
+use loadonce_wire::limits::MAX_BLOB;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use thiserror::Error;
@@ -176,7 +179,9 @@ pub enum ManifestError {
     #[error("task name `{0}` is not usable: 1 to 64 of A-Z a-z 0-9 . _ -, not starting with a dot")]
     Name(String),
     /// Too few, too many, empty or repeated classes.
-    #[error("`classes` needs 2 to {MAX_CLASSES} different, non-empty names of at most 64 bytes")]
+    #[error(
+        "`classes` needs 2 to {MAX_CLASSES} different, non-empty names of at most 64 bytes without control characters"
+    )]
     Classes,
     /// A number outside its range.
     #[error("`{key}` is {value}, but must be {range}")]
@@ -187,6 +192,14 @@ pub enum ManifestError {
         value: String,
         /// What is allowed.
         range: &'static str,
+    },
+    /// A training setting outside its range.
+    #[error("`{table}`: {source}")]
+    Training {
+        /// The manifest's table.
+        table: &'static str,
+        /// What is wrong.
+        source: TrainError,
     },
     /// The module does not fit the backbone.
     #[error("the module does not fit: {0}")]
@@ -207,7 +220,8 @@ impl TaskManifest {
             return Err(ManifestError::Name(self.name.clone()));
         }
         let names: HashSet<_> = self.classes.iter().collect();
-        let sound = |class: &String| !class.is_empty() && class.len() <= 64;
+        let sound =
+            |class: &String| !class.is_empty() && class.len() <= 64 && !class.contains(char::is_control);
         if !(2..=MAX_CLASSES).contains(&self.classes.len())
             || names.len() != self.classes.len()
             || !self.classes.iter().all(sound)
@@ -237,7 +251,12 @@ impl TaskManifest {
         check("rounds.quorum", &r.quorum, r.quorum >= 1, "at least 1")?;
         check("rounds.minimum", &r.minimum, (1..=r.quorum).contains(&r.minimum), "1 to rounds.quorum")?;
         check("rounds.max_norm", &r.max_norm, r.max_norm > 0.0 && r.max_norm.is_finite(), "above 0")?;
-        check("rounds.max_weight", &r.max_weight, r.max_weight >= 1, "at least 1")
+        check("rounds.max_weight", &r.max_weight, r.max_weight >= 1, "at least 1")?;
+        if let Shrinkage::Fixed(value) = self.module.shrinkage {
+            check("module.shrinkage", &value, value > 0.0 && value <= 1.0, "above 0, at most 1")?;
+        }
+        self.training.validate().map_err(|source| ManifestError::Training { table: "training", source })?;
+        self.personal.validate().map_err(|source| ManifestError::Training { table: "personal", source })
     }
 
     /// The module's shape on a backbone with `exits` exits and `directions` directions per channel.
@@ -246,7 +265,26 @@ impl TaskManifest {
         let features = channels * self.features_per_channel(directions);
         let shape = Shape { recipe: self.module.recipe(), exits, features, outputs: self.classes.len() };
         shape.validate()?;
+        let bytes = Sums::zero(exits, features, shape.outputs).map_or(0, |sums| sums.to_bytes().len());
+        // Compression only helps; a sum that needs it to pass would be refused on a bad day.
+        check(
+            "module.features",
+            &features,
+            bytes <= MAX_BLOB,
+            "fewer: the sums of this many would not fit a transfer",
+        )?;
         Ok(shape)
+    }
+
+    /// What this task's features are made of on a backbone: two samples whose texts differ have features that
+    /// mean different things, however many there are.
+    pub fn features_of(&self, backbone: &str, directions: usize) -> String {
+        let modality = match self.input {
+            Input::Window { .. } => "window",
+            Input::Picture {} => "picture",
+        };
+        let (channels, each) = (self.input.channels(), self.features_per_channel(directions));
+        format!("{modality} {channels}x{each} {backbone}")
     }
 
     /// Directions taken from each channel on a backbone that has `directions`.
@@ -293,6 +331,10 @@ mod tests {
             (r#""digits""#, r#""dig its""#, "dig its"),
             (r#""2"]"#, r#""1"]"#, "classes"),
             ("rank = 16", "rank = 16, features = 1000", "module.features"),
+            ("rank = 16", "rank = 16, shrinkage = { fixed = 0.0 }", "module.shrinkage"),
+            (r#""2"]"#, r#""\t"]"#, "control"),
+            ("module =", "personal = { folds = 1 }\nmodule =", "folds"),
+            ("module =", "training = { batch = 0 }\nmodule =", "batch"),
             (r#"kind = "classify""#, r#"kind = "translate""#, "translate"),
             (r#"modality = "picture""#, r#"modality = "window", channels = 99"#, "input.channels"),
             ("backbone", "bakcbone", "bakcbone"),

@@ -24,7 +24,7 @@ use crate::filter::Refused;
 use crate::handle::{Command, Outgoing, Shared};
 use crate::outlet::{Outlet, OwnerGone};
 use crate::stats::Counters;
-use crate::tunnel::{self, Dialer, LINGER, Mouth};
+use crate::tunnel::{self, Dialer, LINGER, Mouth, socket_folder};
 
 /// Time for a CONNACK, and for all SUBACKs together.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -117,6 +117,19 @@ impl Driver {
         }
     }
 
+    /// A fresh socket for rumqttc. The folder of sockets is long idle between connections, so whatever cleans
+    /// temporary files may have taken it.
+    fn mouth(&mut self) -> std::io::Result<Mouth> {
+        let name = format!("{}.sock", self.connections);
+        match Mouth::open(self.dir.path().join(&name)) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                self.dir = socket_folder()?;
+                Mouth::open(self.dir.path().join(&name))
+            }
+            other => other,
+        }
+    }
+
     /// One connection from dialling to its end, and since when it was whole.
     async fn connection(&mut self) -> (End, Option<Instant>) {
         self.connections += 1;
@@ -132,10 +145,10 @@ impl Driver {
                 }
             }
         };
-        let socket = self.dir.path().join(format!("{}.sock", self.connections));
-        let (broker, mouth) = match (dialled, Mouth::open(socket)) {
+        let (broker, mouth) = match (dialled, self.mouth()) {
             (Ok(broker), Ok(mouth)) => (broker, mouth),
             (Err(error), _) => {
+                Counters::add(&self.shared.counters.failed_connects, 1);
                 return (End::Lost(format!("{} cannot be reached: {error}", self.config.broker)), None);
             }
             (_, Err(error)) => return (End::Lost(format!("the tunnel cannot be opened: {error}")), None),

@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use crate::config::{LinkConfig, Qos, check_topic};
 use crate::driver::Driver;
 use crate::stats::Counters;
+use crate::tunnel::socket_folder;
 use crate::{Event, LinkStats};
 
 /// How long a link may take to say goodbye before it is cut off.
@@ -126,7 +127,7 @@ impl Link {
         config.check()?;
         let mut seed = [0; 8];
         getrandom::fill(&mut seed).map_err(|error| LinkError::Randomness(error.to_string()))?;
-        let dir = tempfile::Builder::new().prefix("loadonce-link-").tempdir().map_err(LinkError::Tunnel)?;
+        let dir = socket_folder().map_err(LinkError::Tunnel)?;
         let shared = Arc::new(Shared::default());
         let (commands, commands_rx) = mpsc::channel(config.queue_messages);
         // One: the queue with the bound of bytes is the outlet.
@@ -205,6 +206,13 @@ impl LinkHandle {
             mpsc::error::TrySendError::Full(_) => full(),
             mpsc::error::TrySendError::Closed(_) => LinkError::Closed,
         })
+    }
+
+    /// Whether [`try_publish`](Self::try_publish) would find room for this message now. `true` for one that it
+    /// refuses for another reason.
+    pub fn has_room(&self, topic: &str, payload: &[u8]) -> bool {
+        let bytes = packet_bytes(topic.len(), payload.len()).min(self.queue_bytes);
+        self.room.available_permits() >= bytes && self.commands.capacity() > 0
     }
 
     /// Whether the connection is up and subscribed.

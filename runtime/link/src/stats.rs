@@ -11,6 +11,8 @@ pub struct LinkStats {
     pub bytes_down: u64,
     /// Connections made to the broker's socket, whatever came of them.
     pub connects: u64,
+    /// Attempts to reach it that failed.
+    pub failed_connects: u64,
     /// Messages taken out because they were too large.
     pub oversized: u64,
     /// Messages taken out because they broke the protocol.
@@ -28,6 +30,7 @@ pub(crate) struct Counters {
     pub(crate) bytes_up: AtomicU64,
     pub(crate) bytes_down: AtomicU64,
     pub(crate) connects: AtomicU64,
+    pub(crate) failed_connects: AtomicU64,
     pub(crate) oversized: AtomicU64,
     pub(crate) malformed: AtomicU64,
     pub(crate) dropped_messages: AtomicU64,
@@ -46,6 +49,7 @@ impl Counters {
             bytes_up: get(&self.bytes_up),
             bytes_down: get(&self.bytes_down),
             connects: get(&self.connects),
+            failed_connects: get(&self.failed_connects),
             oversized: get(&self.oversized),
             malformed: get(&self.malformed),
             dropped_messages: get(&self.dropped_messages),

@@ -83,6 +83,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
     }
 }
 
+/// A private folder for the sockets of one link.
+pub(crate) fn socket_folder() -> io::Result<tempfile::TempDir> {
+    tempfile::Builder::new().prefix("loadonce-link-").tempdir()
+}
+
 /// The end rumqttc connects to: a fresh socket for every connection, so that none can be left from before.
 #[derive(Debug)]
 pub(crate) struct Mouth {

@@ -49,6 +49,32 @@ pub struct PersonalConfig {
     pub seed: u64,
 }
 
+impl PersonalConfig {
+    /// Checks every field against its limits.
+    pub fn validate(&self) -> Result<(), TrainError> {
+        if !(self.smoothing > 0.0 && self.smoothing <= 1e6) {
+            return Err(TrainError::Config { field: "smoothing", allowed: "above 0, at most 1e6" });
+        }
+        if !(2..=64).contains(&self.folds) {
+            return Err(TrainError::Config { field: "folds", allowed: "2 to 64" });
+        }
+        self.training(0).validate()
+    }
+
+    /// Training of one run of the derivation.
+    fn training(&self, run: u64) -> TrainConfig {
+        TrainConfig {
+            epochs: self.epochs.max(1),
+            batch: self.batch,
+            learning_rate: self.learning_rate,
+            weight_decay: self.weight_decay,
+            dropout: self.dropout,
+            patience: 0,
+            seed: self.seed.wrapping_add(run),
+        }
+    }
+}
+
 impl Default for PersonalConfig {
     fn default() -> Self {
         Self {
@@ -150,12 +176,7 @@ impl Personalizer {
         heldout: Dataset,
         config: PersonalConfig,
     ) -> Result<Self, TrainError> {
-        if !(config.smoothing > 0.0 && config.smoothing <= 1e6) {
-            return Err(TrainError::Config { field: "smoothing", allowed: "above 0, at most 1e6" });
-        }
-        if !(2..=64).contains(&config.folds) {
-            return Err(TrainError::Config { field: "folds", allowed: "2 to 64" });
-        }
+        config.validate()?;
         shape.validate()?;
         train.check(&shape)?;
         heldout.check(&shape)?;
@@ -199,15 +220,7 @@ impl Personalizer {
             self.scored = self.heldout.clone();
             std::mem::take(&mut self.train)
         };
-        let config = TrainConfig {
-            epochs: self.config.epochs.max(1),
-            batch: self.config.batch,
-            learning_rate: self.config.learning_rate,
-            weight_decay: self.config.weight_decay,
-            dropout: self.config.dropout,
-            patience: 0,
-            seed: self.config.seed.wrapping_add(self.run as u64),
-        };
+        let config = self.config.training(self.run as u64);
         let (start, prior) = (self.shared.clone(), self.prior.clone());
         match Trainer::new(self.shape, start, train, Dataset::default(), prior, config) {
             Ok(trainer) => self.phase = Phase::Tune(Box::new(trainer)),
@@ -276,7 +289,8 @@ impl Personalizer {
         let evidence = Evidence { samples: self.samples, shared, prior_only, fine_tuned };
         let [heldout_shared, heldout_prior, heldout_tuned] = self.heldout_evals;
         let tuned = self.tuned.filter(|_| self.samples > 0);
-        let shared_allowed = tuned.is_some() && self.folds.is_empty();
+        // Whether to use a prior cannot be told from a handful of labels.
+        let shared_allowed = tuned.is_some() && self.heldout.n() >= self.config.min_heldout;
         if shared_allowed && shared < prior_only.min(fine_tuned) {
             return Personal {
                 params: self.shared,

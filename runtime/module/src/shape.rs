@@ -196,19 +196,19 @@ impl Shape {
         params
     }
 
-    /// What a sum or a step must agree on before it is used: blake3 of a canonical text of recipe, sizes,
-    /// backbone fingerprint and class names in order. Names carry their byte length, so no two lists share a
-    /// text.
-    pub fn fingerprint(&self, classes: &[String], backbone: &str) -> [u8; 32] {
+    /// What a sum or a step must agree on before it is used: blake3 of a canonical text of recipe, sizes, what
+    /// the features are made of (`features_of`, see `docs/module-format.md`) and class names in order. Free text
+    /// carries its byte length, so no two lists share a text.
+    pub fn fingerprint(&self, classes: &[String], features_of: &str) -> [u8; 32] {
         let mut hash = blake3::Hasher::new();
         let text = format!(
-            "loadonce-module/1\nrecipe {}\nrank {}\nexits {}\nfeatures {}\noutputs {}\nbackbone {}:{backbone}\n",
+            "loadonce-module/1\nrecipe {}\nrank {}\nexits {}\nfeatures {}\noutputs {}\nof {}:{features_of}\n",
             self.recipe.name(),
             self.recipe.rank(),
             self.exits,
             self.features,
             self.outputs,
-            backbone.len(),
+            features_of.len(),
         );
         hash.update(text.as_bytes());
         for class in classes {

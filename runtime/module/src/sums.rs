@@ -211,6 +211,11 @@ impl Sums {
         self.counts().iter().sum()
     }
 
+    /// Least number of additions and removals that can have made these integers.
+    pub fn bound(&self) -> u64 {
+        self.bound
+    }
+
     /// Whether there is nothing to contribute.
     pub fn is_zero(&self) -> bool {
         self.values.iter().all(|&v| v == 0)

@@ -1,6 +1,6 @@
 //! What a round takes, and when it closes.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use loadonce_module::Recipe;
 use loadonce_wire::Bytes32;
@@ -55,7 +55,8 @@ pub enum Decision {
 pub struct Round {
     open: Open,
     rules: Rules,
-    gateways: BTreeSet<Bytes32>,
+    /// Contributions of each gateway.
+    gateways: BTreeMap<Bytes32, usize>,
     contributions: usize,
     first_ms: Option<u64>,
     blocked: bool,
@@ -64,7 +65,7 @@ pub struct Round {
 impl Round {
     /// An empty round.
     pub fn new(open: Open, rules: Rules) -> Self {
-        Self { open, rules, gateways: BTreeSet::new(), contributions: 0, first_ms: None, blocked: false }
+        Self { open, rules, gateways: BTreeMap::new(), contributions: 0, first_ms: None, blocked: false }
     }
 
     /// What it takes.
@@ -84,12 +85,17 @@ impl Round {
 
     /// Whether this gateway contributed: a step counts once per gateway and round.
     pub fn has(&self, gateway: &Bytes32) -> bool {
-        self.gateways.contains(gateway)
+        self.gateways.contains_key(gateway)
+    }
+
+    /// Contributions of one gateway.
+    pub fn contributions_of(&self, gateway: &Bytes32) -> usize {
+        self.gateways.get(gateway).copied().unwrap_or_default()
     }
 
     /// Notes a persisted contribution of the kind the round is open for.
     pub fn join(&mut self, gateway: Bytes32, now_ms: u64) {
-        self.gateways.insert(gateway);
+        *self.gateways.entry(gateway).or_default() += 1;
         self.contributions += 1;
         self.first_ms.get_or_insert(now_ms);
         self.blocked = false;

@@ -50,6 +50,21 @@ impl Database {
         Ok(Self { inner })
     }
 
+    /// The content of the database at `path` as it is now, in memory: for a file system that cannot be written,
+    /// where one that was not closed could not be repaired in place. Takes the file's size in memory.
+    pub fn read_copy(path: &Path, cache_bytes: usize) -> Result<Self, StoreError> {
+        let io = |error: io::Error| StoreError::from_io(path, error);
+        let bytes = fs::read(path).map_err(io)?;
+        let memory = redb::backends::InMemoryBackend::new();
+        memory.set_len(bytes.len() as u64).and_then(|()| memory.write(0, &bytes)).map_err(io)?;
+        drop(bytes);
+        let opened = catch_unwind(AssertUnwindSafe(|| Self::open_with(memory, cache_bytes)));
+        opened.unwrap_or_else(|_| {
+            let detail = "the engine gave up on its content".to_owned();
+            Err(StoreError::Corrupt { path: path.to_path_buf(), detail })
+        })
+    }
+
     /// Opens as [`open`](Self::open), after checking every page's checksum. A corrupt file is renamed to
     /// `<name>.corrupt-<n>` (the last three are kept) and an empty database takes its place; a file that is
     /// locked or cannot be written stays where it is.
@@ -190,6 +205,21 @@ mod tests {
         drop(first);
         Database::open(&path, 0).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_copy_holds_what_was_committed_even_of_one_in_use() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.redb");
+        let database = Database::open(&path, DEFAULT_CACHE_BYTES).unwrap();
+        fill(&database);
+        let copy = Database::read_copy(&path, DEFAULT_CACHE_BYTES).unwrap();
+        assert_eq!(
+            copy.begin_read().unwrap().open_table(TABLE).unwrap().range::<u64>(..).unwrap().count(),
+            200
+        );
+        fs::write(&path, b"no database").unwrap();
+        assert!(Database::read_copy(&path, 0).is_err());
     }
 
     #[test]

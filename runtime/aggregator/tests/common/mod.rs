@@ -10,7 +10,7 @@ use loadonce_delta::{Codec, encode_step, encode_sums};
 use loadonce_module::{Shape, Sums};
 use loadonce_store::Database;
 use loadonce_store::crash::PowerCutDisk;
-use loadonce_trust::{Identity, decode_hex, encode_hex, hash, verify};
+use loadonce_trust::{Identity, decode_hex, hash, verify};
 use loadonce_wire::chunks::ranges;
 use loadonce_wire::frame::FLAG_MANIFEST;
 use loadonce_wire::manifest::{self, MAX_MANIFEST, signed_part};
@@ -158,7 +158,7 @@ impl Gateway {
             sequence: self.sequence,
             task: Name::new(&task.manifest.name).unwrap(),
             backbone: BACKBONE,
-            shape: task.shape.fingerprint(&task.manifest.classes, &encode_hex(&BACKBONE)),
+            shape: task.shape_hash,
             base_version: 0,
             base_hash: [0; 32],
             weight: 4,

@@ -54,7 +54,7 @@ pub enum DemoError {
     /// The broker cannot be used.
     #[error("broker {broker}: {what}")]
     #[diagnostic(help(
-        "check the address with `mosquitto_sub -h HOST -p PORT -t '#' -C 1`; without --broker the demo brings its own"
+        "check the address with `mosquitto_sub -h HOST -p PORT -t '#' -C 1`; without --broker `loadonce demo` brings its own"
     ))]
     Broker {
         /// Address.
@@ -106,6 +106,17 @@ pub enum DemoError {
         what: String,
         /// Its log.
         log: PathBuf,
+    },
+    /// A gateway that is not the demo's own did not answer.
+    #[error("{gateway}: {what}")]
+    #[diagnostic(help(
+        "check that its agent runs, serves the task and reads this broker; its log names what it refuses"
+    ))]
+    Unanswered {
+        /// Gateway.
+        gateway: String,
+        /// What is the matter.
+        what: String,
     },
     /// The figures contradict what must hold.
     #[error("the fleet's figures are wrong: {what}")]

@@ -25,7 +25,9 @@ mod rounds;
 mod table;
 
 pub use children::become_tied;
+pub(crate) use data::DataSet;
 pub use error::DemoError;
+pub(crate) use plant::{Answered, Plant, Shipment, Stopped};
 
 use federation::{Setup, TaskSetup};
 use loadonce_backbone::{Backbone, Bundle, EngineOptions};

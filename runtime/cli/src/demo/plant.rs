@@ -205,6 +205,11 @@ impl Plant {
         }
     }
 
+    /// Sends what is queued and closes the connection.
+    pub(crate) async fn close(&self) {
+        self.handle.close().await;
+    }
+
     /// Clears what the fleet left retained on the broker, and closes the connection.
     pub(crate) async fn tidy_up(&self, fingerprint: &str) -> Result<(), DemoError> {
         let states = self.gateways.iter().map(|gateway| Topic::State { gateway });

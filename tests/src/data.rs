@@ -1,6 +1,6 @@
 //! Real samples, as the payloads a camera or a sensor would send; `models/data/README.md` describes the files.
 
-use image::{ExtendedColorType, ImageEncoder, codecs::png::PngEncoder};
+use image::{ExtendedColorType, ImageEncoder, codecs::jpeg::JpegEncoder, codecs::png::PngEncoder};
 use safetensors::SafeTensors;
 
 use crate::programs::root;
@@ -67,4 +67,14 @@ pub fn json(raw: &[u8], channels: usize) -> Vec<u8> {
     };
     let window: Vec<Vec<f32>> = raw.chunks_exact(raw.len() / channels).map(channel).collect();
     serde_json::to_vec(&window).expect("finite numbers are JSON")
+}
+
+/// A PNG picture as a JPEG in colour.
+pub fn jpeg(png: &[u8]) -> Vec<u8> {
+    let picture = image::load_from_memory(png).expect("the test made this PNG");
+    let mut out = Vec::new();
+    JpegEncoder::new_with_quality(&mut out, 95)
+        .encode_image(&picture.to_rgb8())
+        .expect("a small picture can be written as JPEG");
+    out
 }

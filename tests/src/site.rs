@@ -57,7 +57,8 @@ module = { kind = "ladder", rank = 16, features = 64 }"#;
 }
 
 impl Task {
-    fn toml(&self) -> String {
+    /// The manifest's text.
+    pub fn toml(&self) -> String {
         let Self { head, quorum, steps, min_labels, more, .. } = self;
         format!(
             "{head}\n[rounds]\nquorum = {quorum}\nminimum = {quorum}\ndeadline_s = 0\nsteps = {steps}\n\

@@ -1,7 +1,11 @@
 //! A small fleet on real samples, from the first picture to the personal module.
 
+use std::fs;
+
+use loadonce_tests::client::{Client, Message};
 use loadonce_tests::data::{self, MOTION_CHANNELS, Sample};
 use loadonce_tests::site::{AgentOptions, AggregatorOptions, Site, digits, motion, topic_of};
+use loadonce_tests::wait::until;
 
 const GATEWAYS: [&str; 3] = ["press-1", "press-2", "press-3"];
 /// Labelled samples per gateway: pictures, windows.
@@ -25,6 +29,8 @@ fn a_small_fleet_learns_from_pictures_and_windows() {
     let site = Site::new();
     let tasks = [digits(GATEWAYS.len(), STEPS, DIGITS), motion(GATEWAYS.len(), STEPS, MOTIONS)];
     let mut aggregator = site.aggregator(&tasks, AggregatorOptions::default());
+    // Hears everything that crosses the broker, both connections of every agent.
+    let everything = Client::connect(site.broker.port, "everything", &["#".to_owned()]);
     let mut agents = GATEWAYS.map(|name| site.agent(name, AgentOptions::default()));
     let client = site.client(&["gw/+/out/#"]);
     let (pictures, windows) = (data::digits(), data::motion());
@@ -86,6 +92,11 @@ fn a_small_fleet_learns_from_pictures_and_windows() {
             );
             let personal = &slot.files["personal.safetensors"];
             assert_ne!(personal, shared, "the personal module carries a prior of its own");
+            // It never leaves: neither the file nor its parameters are in any message.
+            let parameters =
+                &personal[8 + usize::from_le_bytes(personal[..8].try_into().expect("8 bytes"))..];
+            let told = |m: &Message| m.payload.windows(64).any(|window| window == &parameters[..64]);
+            assert!(!everything.since(0).iter().any(told), "{}'s personal module was sent", agent.name);
         }
         let hash = loadonce_trust::encode_hex(&loadonce_trust::hash(shared));
         let figures = aggregator.wait(&format!("the lineage of {task} is complete"), |f| {
@@ -127,5 +138,72 @@ fn a_small_fleet_learns_from_pictures_and_windows() {
         agent.process.stop();
         assert!(!agent.log().text().contains("panicked"));
     }
+    aggregator.process.stop();
+}
+
+/// The same picture and the same window in every form and by both ways: the same answer.
+#[test]
+fn every_form_of_input_gets_the_same_answer() {
+    let site = Site::new();
+    let mut aggregator = site.aggregator(&[digits(1, 0, 40), motion(1, 0, 20)], AggregatorOptions::default());
+    let spool = site.folder().join("spool");
+    for task in ["digits", "motion"] {
+        fs::create_dir_all(spool.join(task)).expect("a temporary folder can be made");
+    }
+    let mut agent =
+        site.agent("press-1", AgentOptions { spool: Some(spool.clone()), ..AgentOptions::default() });
+    let client = site.client(&["gw/+/out/#"]);
+    agent.log().wait(0, &["data plane connected"]);
+    let put = |task: &str, name: &str, bytes: &[u8]| {
+        let hidden = spool.join(task).join(format!(".{name}"));
+        fs::write(&hidden, bytes).expect("a temporary folder can be written");
+        fs::rename(&hidden, spool.join(task).join(name)).expect("a file can be renamed");
+    };
+    let (pictures, windows) = (data::digits(), data::motion());
+    // Put there before the tasks are known: the files wait.
+    for (i, sample) in pictures.train[..40].iter().enumerate() {
+        put("digits", &format!("t{i}.png"), &sample.payload);
+        put("digits", &format!("t{i}.label"), sample.label.as_bytes());
+    }
+    for (i, sample) in windows.train.iter().step_by(2).enumerate() {
+        put("motion", &format!("t{i}.f32"), &sample.payload);
+        put("motion", &format!("t{i}.label"), sample.label.as_bytes());
+    }
+    for task in ["digits", "motion"] {
+        agent.wait_at_rest(task, 1);
+    }
+    let taken = || {
+        ["digits", "motion"].iter().all(|task| fs::read_dir(spool.join(task)).is_ok_and(|d| d.count() == 0))
+    };
+    until("empty spool", || taken().then_some(()));
+
+    let (picture, window) = (&pictures.test[0].payload, &windows.test[0].payload);
+    let (jpeg, json) = (data::jpeg(picture), data::json(window, MOTION_CHANNELS));
+    let object = [&b"{\"channels\":"[..], &json, b"}"].concat();
+    let forms: [(&str, &str, &[u8]); 5] = [
+        ("digits", "png", picture),
+        ("digits", "jpg", &jpeg),
+        ("motion", "f32", window),
+        ("motion", "json", &json),
+        ("motion", "json", &object),
+    ];
+    for (i, (task, extension, bytes)) in forms.into_iter().enumerate() {
+        let answer = |id: &str| {
+            let answer = client.wait(0, &format!("press-1/out/{task}/{id}"), |_| true).json();
+            (answer["label"].clone(), answer["confidence"].as_f64().unwrap_or_default())
+        };
+        client.publish(&topic_of(&format!("gw/press-1/in/{task}/mqtt-{i}")), bytes);
+        put(task, &format!("spool-{i}.{extension}"), bytes);
+        let (by_mqtt, by_spool) = (answer(&format!("mqtt-{i}")), answer(&format!("spool-{i}")));
+        assert!(by_mqtt.0.is_string(), "{task} as {extension}: {by_mqtt:?}");
+        assert_eq!(by_mqtt, by_spool, "{task} as {extension}");
+        // JPEG loses a little, the forms of a window nothing.
+        let (label, confidence) = answer(if task == "digits" { "mqtt-0" } else { "mqtt-2" });
+        assert_eq!(by_mqtt.0, label, "{task} as {extension}");
+        let loss = if extension == "jpg" { 0.3 } else { 0.0 };
+        assert!((by_mqtt.1 - confidence).abs() <= loss, "{task} as {extension}: {} {confidence}", by_mqtt.1);
+    }
+    agent.process.stop();
+    assert!(!agent.log().text().contains("panicked"));
     aggregator.process.stop();
 }

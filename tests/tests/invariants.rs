@@ -5,11 +5,16 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use loadonce_tests::client::Client;
+use loadonce_control::{MANIFEST_DOMAIN, POINTER_DOMAIN, Pointer, Signed, Stable, TaskManifest, Wants};
+use loadonce_module::{Dtype, ModuleFile, Role};
+use loadonce_tests::client::{Client, Message};
 use loadonce_tests::data;
 use loadonce_tests::programs::{bundle, system};
 use loadonce_tests::site::{AgentOptions, AggregatorOptions, Program, Site, digits, motion, topic_of};
-use loadonce_trust::hash;
+use loadonce_trust::{Identity, encode_hex, hash};
+use loadonce_wire::chunks::split_first;
+use loadonce_wire::frame::{FLAG_MANIFEST, HEADER};
+use loadonce_wire::{Ack, BlockRequest, Frame, Kind, Manifest, Reason, Status, ack};
 use serde_json::Value;
 
 const GATEWAY: &str = "g1";
@@ -186,6 +191,172 @@ fn invariant_12_an_older_will_cannot_mark_a_live_gateway_down() {
     assert_eq!((&kept["state"], &kept["incarnation"]), (&"up".into(), &2.into()));
     agent.process.stop();
     aggregator.process.stop();
+}
+
+/// An aggregator whose every word is the test's.
+struct Impostor<'a> {
+    client: &'a Client,
+    identity: Identity,
+    task: TaskManifest,
+    fingerprint: String,
+}
+
+impl Impostor<'_> {
+    /// A module file of `version` that fits the task, with parameters of its own.
+    fn module(&self, version: u64) -> Vec<u8> {
+        let shape = self.task.shape(3, 128).expect("the task fits the backbone");
+        let params = shape.initial(version).iter().map(|p| half(*p)).collect();
+        let file = ModuleFile {
+            task: self.task.name.clone(),
+            shape,
+            classes: self.task.classes.clone(),
+            backbone: self.fingerprint.clone(),
+            version,
+            base: String::new(),
+            role: Role::Shared,
+            prior: Vec::new(),
+            params,
+        };
+        file.encode(Dtype::F16).expect("a valid module")
+    }
+
+    fn say<T: serde::Serialize>(&self, identity: &Identity, domain: &[u8], topic: &str, message: &T) {
+        let sealed = Signed::seal(identity, domain, message).expect("a small message");
+        self.client.retain(&topic_of(topic), sealed.to_json());
+    }
+
+    /// A pointer to `module`, signed by `identity`.
+    fn point(&self, identity: &Identity, serial: u64, version: u64, module: &[u8]) {
+        let shape = self.task.shape(3, 128).expect("the task fits the backbone");
+        let features_of = self.task.features_of(&self.fingerprint, 128);
+        let pointer = Pointer {
+            site: "plant".to_owned(),
+            task: self.task.name.clone(),
+            backbone: self.fingerprint.clone(),
+            shape: encode_hex(&shape.fingerprint(&self.task.classes, &features_of)),
+            serial,
+            wants: Wants::Sum,
+            stable: Some(Stable {
+                version,
+                hash: encode_hex(&hash(module)),
+                bytes: module.len() as u32,
+                base: String::new(),
+            }),
+        };
+        let topic = format!("task/digits/module/{}", &self.fingerprint[..16]);
+        self.say(identity, POINTER_DOMAIN, &topic, &pointer);
+    }
+
+    /// Waits for a frame of `kind` from the gateway.
+    fn hear(&self, mark: usize, kind: Kind) -> Message {
+        self.client
+            .wait(mark, &own("up"), |m| Frame::decode(&m.payload).is_ok_and(|frame| frame.kind == kind))
+    }
+
+    fn tell(&self, frame: &Frame<'_>) {
+        let mut out = vec![0; HEADER + frame.payload.len()];
+        frame.encode(&mut out).expect("the buffer is as long as the frame");
+        self.client.publish(&own("down"), out);
+    }
+
+    /// Answers the next block request with `bytes`, whatever was asked for.
+    fn serve(&self, mark: usize, bytes: &[u8]) {
+        let asked = self.hear(mark, Kind::BlockRequest);
+        let asked = Frame::decode(&asked.payload).expect("it was decoded before");
+        let request = BlockRequest::decode(asked.payload).expect("a block request");
+        assert_eq!((request.offset, request.length as usize), (0, bytes.len()));
+        self.tell(&Frame {
+            kind: Kind::Block,
+            flags: 0,
+            transfer: asked.transfer,
+            epoch: 0,
+            sequence: 0,
+            offset: 0,
+            total: bytes.len() as u32,
+            payload: bytes,
+        });
+    }
+
+    /// Acknowledges a contribution of `blob_hash`, signed by `identity`.
+    fn acknowledge(&self, identity: &Identity, manifest: &Manifest, blob_hash: [u8; 32]) {
+        let Manifest { key, epoch, sequence, .. } = *manifest;
+        let (status, reason) = (Status::Accepted, Reason::None);
+        let mut answer = Ack { key, epoch, sequence, blob_hash, status, reason, signature: [0; 64] };
+        let encoded = answer.encode();
+        answer.signature = identity.sign(ack::DOMAIN, &encoded[..encoded.len() - 64]);
+        self.tell(&Frame {
+            kind: Kind::Ack,
+            flags: 0,
+            transfer: [0; 16],
+            epoch,
+            sequence,
+            offset: 0,
+            total: 0,
+            payload: &answer.encode(),
+        });
+    }
+}
+
+/// A number that f16 holds: of 10 bits after the binary point.
+fn half(x: f32) -> f32 {
+    (x.clamp(-0.5, 0.5) * 1024.0).round() / 1024.0
+}
+
+#[test]
+fn invariant_05_nothing_is_swapped_or_deleted_before_signature_and_hash_were_checked() {
+    let site = Site::new();
+    let client = site.client(&["gw/+/up"]);
+    let mut agent = site.agent(GATEWAY, AgentOptions::default());
+    let figures = agent.wait("it runs", Value::is_object);
+    let fingerprint = figures["fingerprint"].as_str().expect("the figures name the backbone").to_owned();
+    let task = TaskManifest::from_toml(&digits(1, 0, 10).toml()).expect("a valid manifest");
+    let identity = || Identity::from_seed(&[1; 32]);
+    let (mine, other) = (identity(), Identity::from_seed(&[2; 32]));
+    let fleet = Impostor { client: &client, identity: identity(), task, fingerprint };
+    fleet.say(&fleet.identity, MANIFEST_DOMAIN, "task/digits", &fleet.task);
+    ready(&mut agent, "digits");
+
+    // Blocks that are not the announced file: the slot stays empty.
+    let (first, second) = (fleet.module(1), fleet.module(2));
+    let mut wrong = first.clone();
+    let at = wrong.len() - 1;
+    wrong[at] ^= 1;
+    let mark = client.mark();
+    fleet.point(&mine, 1, 1, &first);
+    fleet.serve(mark, &wrong);
+    agent.wait_refusal("bad_module_hash");
+    assert_eq!(agent.figures()["tasks"]["digits"]["version"], 0);
+
+    // A pointer of another key changes nothing, one with the pinned key does.
+    let mark = client.mark();
+    fleet.point(&other, 5, 2, &second);
+    agent.wait_refusal("bad_pointer");
+    fleet.point(&mine, 2, 2, &second);
+    fleet.serve(mark, &second);
+    agent.wait("version 2 is served", |f| f["tasks"]["digits"]["version"] == 2);
+    assert_eq!(agent.slot("digits").files["shared.safetensors"], second);
+    // Not even that key can go back.
+    fleet.point(&mine, 1, 1, &first);
+    agent.wait_refusal("stale_pointer");
+
+    // A contribution stays until an acknowledgement with the right key names its bytes.
+    let mark = client.mark();
+    teach(&client, "digits", &data::digits().train[..10]);
+    let chunk = fleet.hear(mark, Kind::Chunk);
+    let frame = Frame::decode(&chunk.payload).expect("it was decoded before");
+    assert_eq!(frame.flags, FLAG_MANIFEST);
+    let (encoded, _) = split_first(frame.flags, frame.payload).expect("the first chunk has a manifest");
+    let manifest = Manifest::decode(encoded).expect("the agent's manifest");
+    fleet.acknowledge(&other, &manifest, manifest.blob_hash);
+    agent.wait_refusal("bad_ack");
+    let mark = agent.log().mark();
+    fleet.acknowledge(&mine, &manifest, [9; 32]);
+    agent.log().wait(mark, &["ack.received"]);
+    assert_eq!(agent.wait("the entry waits", |f| f["outbox"]["entries"] == 1)["outbox"]["entries"], 1);
+    fleet.acknowledge(&mine, &manifest, manifest.blob_hash);
+    agent.wait("the entry is gone", |f| f["outbox"]["entries"] == 0);
+    agent.process.stop();
+    assert!(!agent.log().text().contains("panicked"));
 }
 
 /// Every file below `folder` with the hash of its content.

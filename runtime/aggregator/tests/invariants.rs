@@ -1,4 +1,4 @@
-//! The invariants of the design that the aggregator answers for, by their numbers.
+//! The invariants that the aggregator answers for, by their numbers.
 // Helpers outside of test functions are tests all the same.
 #![allow(clippy::unwrap_used)]
 

@@ -112,3 +112,22 @@ fn block_request_of_version_1() {
     golden("block-request", &out[..length]);
     assert_eq!(BlockRequest::decode(&out[..length]), Ok(request));
 }
+
+#[test]
+fn block_of_version_1() {
+    let payload: Vec<u8> = (0..200u8).collect();
+    let frame = Frame {
+        kind: Kind::Block,
+        flags: 0,
+        transfer: std::array::from_fn(|i| 160 + i as u8),
+        epoch: 0,
+        sequence: 0,
+        offset: 61_380,
+        total: 61_580,
+        payload: &payload,
+    };
+    let mut out = vec![0; HEADER + payload.len()];
+    frame.encode(&mut out).expect("the buffer is as long as the frame");
+    golden("block", &out);
+    assert_eq!(Frame::decode(&out), Ok(frame));
+}

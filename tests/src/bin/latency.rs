@@ -2,12 +2,13 @@
 //!
 //! The bar: the 99th percentile while training is at most that of the idle agent plus the longest optimizer step,
 //! and that step takes at most 20 ms. Prints a table and, as its last line, the same as JSON; ends with 1 when the
-//! bar is missed. Samples come one after the other, each after the answer to the one before and a short pause, as
+//! bar is missed. Quantiles are the upper edges of 5 % buckets. Samples come one after the other, each after the answer to the one before and a short pause, as
 //! from a camera.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use loadonce_agent::{Histogram, Latency};
 use loadonce_tests::client::Client;
 use loadonce_tests::data;
 use loadonce_tests::site::{AgentOptions, AggregatorOptions, Program, Site, Task, digits, topic_of};
@@ -41,14 +42,15 @@ fn main() -> ExitCode {
     for (i, sample) in samples.train.iter().take(LABELS).enumerate() {
         ask(&client, &format!("t{i}"), &sample.payload);
     }
-    let mut idle = Vec::new();
+    // The same histogram as the agent's own, so that both figures are rounded alike.
+    let mut idle = Histogram::default();
     let mut asked = 0;
-    while idle.len() < INFERENCES as usize {
+    while asked < INFERENCES as usize {
         let sample = &samples.test[asked % samples.test.len()];
-        idle.push(ask(&client, &format!("i{asked}"), &sample.payload));
+        idle.add(ask(&client, &format!("i{asked}"), &sample.payload));
         asked += 1;
     }
-    idle.sort_by(f64::total_cmp);
+    let idle = idle.summary();
 
     for (i, sample) in samples.train.iter().take(LABELS).enumerate() {
         client.publish(&topic_of(&format!("gw/g1/label/digits/t{i}")), sample.label.as_str());
@@ -89,17 +91,16 @@ fn ask(client: &Client, id: &str, payload: &[u8]) -> f64 {
     answer["latency_ms"].as_f64().unwrap_or_else(|| panic!("{id} was refused: {answer}"))
 }
 
-fn report(idle: &[f64], figures: &Value, agent: &mut Program) -> ExitCode {
-    let quantile = |q: f64| idle[((q * idle.len() as f64).ceil() as usize - 1).min(idle.len() - 1)];
+fn report(idle: &Latency, figures: &Value, agent: &mut Program) -> ExitCode {
     let number = |path: &str| figures.pointer(path).and_then(Value::as_f64).unwrap_or(f64::NAN);
-    let (idle50, idle99) = (quantile(0.5), quantile(0.99));
+    let (idle50, idle99) = (idle.p50_ms, idle.p99_ms);
     let (busy50, busy99) = (number("/latency/training/p50_ms"), number("/latency/training/p99_ms"));
     let step = number("/latency/longest_step_ms");
     let unit = number("/latency/longest_unit_ms");
     let allowed = idle99 + step;
     let held = busy99 <= allowed && step <= LONGEST_STEP_MS;
     println!("                         p50 ms    p99 ms    inferences");
-    println!("idle                  {idle50:9.2} {idle99:9.2} {:13}", idle.len());
+    println!("idle                  {idle50:9.2} {idle99:9.2} {:13}", idle.count);
     println!("while training        {busy50:9.2} {busy99:9.2} {:13}", number("/latency/training/count"));
     println!(
         "allowed p99 while training: {allowed:.2} ms = idle p99 + longest optimizer step ({step:.2} ms)"
@@ -107,7 +108,7 @@ fn report(idle: &[f64], figures: &Value, agent: &mut Program) -> ExitCode {
     println!("longest piece of background work: {unit:.2} ms");
     println!("{}", if held { "the bar is held" } else { "the bar is MISSED" });
     let json = json!({
-        "idle": {"p50_ms": idle50, "p99_ms": idle99, "count": idle.len()},
+        "idle": {"p50_ms": idle50, "p99_ms": idle99, "count": idle.count},
         "training": {"p50_ms": busy50, "p99_ms": busy99, "count": number("/latency/training/count")},
         "longest_step_ms": step, "longest_unit_ms": unit, "allowed_p99_ms": allowed, "held": held,
     });

@@ -21,7 +21,7 @@ fn program(name: &str, variable: &str) -> PathBuf {
     let path = env::var_os(variable).map_or_else(beside, PathBuf::from);
     assert!(
         path.is_file(),
-        "{} is missing; run `cargo build -p loadonce-agent -p loadonce-aggregator` or set {variable}",
+        "{} is missing; run `cargo build --workspace --bins` or set {variable}",
         path.display()
     );
     path
@@ -35,6 +35,11 @@ pub fn agent() -> PathBuf {
 /// `loadonce-aggregator`.
 pub fn aggregator() -> PathBuf {
     program("loadonce-aggregator", "LOADONCE_AGGREGATOR_BIN")
+}
+
+/// `loadonce`.
+pub fn cli() -> PathBuf {
+    program("loadonce", "LOADONCE_CLI_BIN")
 }
 
 /// The backbone bundle.

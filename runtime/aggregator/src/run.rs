@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use loadonce_link::{Event, Link, LinkConfig, LinkError, LinkHandle, LinkStats, Qos};
+use loadonce_link::{Event, Link, LinkConfig, LinkError, LinkHandle, Qos};
 use loadonce_store::{Database, StoreError, write_atomic};
 use loadonce_trust::{Identity, KeyError, encode_hex};
 use loadonce_wire::limits::MAX_MQTT_PACKET;
@@ -120,7 +120,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
             event = events.recv() => take(&mut core, event.ok_or(RunError::LinkEnded)?, now())?,
             _ = tick.tick() => Vec::new(),
             _ = figures.tick() => {
-                let written = write_figures(&figures_path, core.figures(now()), start, link.is_connected(), link.stats());
+                let written = write_figures(&figures_path, core.figures(now()), start, &link);
                 if let (Err(error), false) = (&written, figures_failed) {
                     tracing::warn!(path = %figures_path.display(), %error, "figures are not written");
                 }
@@ -135,7 +135,12 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         publish(&link, due).await;
     }
     tracing::info!("aggregator stops");
+    // The last word: what the newest figures do not tell yet.
+    let written = write_figures(&figures_path, core.figures(now()), start, &link);
     link.close().await;
+    if let Err(error) = written {
+        tracing::warn!(path = %figures_path.display(), %error, "figures are not written");
+    }
     Ok(())
 }
 
@@ -205,13 +210,9 @@ struct LinkFigures {
 }
 
 /// Renamed into place, so that a reader sees one state; not synced, for they are current for seconds only.
-fn write_figures(
-    path: &Path,
-    figures: Figures,
-    start: Instant,
-    connected: bool,
-    link: LinkStats,
-) -> io::Result<()> {
+fn write_figures(path: &Path, figures: Figures, start: Instant, link: &LinkHandle) -> io::Result<()> {
+    let connected = link.is_connected();
+    let link = link.stats();
     let link = LinkFigures {
         connected,
         bytes_up: link.bytes_up,

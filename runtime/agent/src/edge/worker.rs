@@ -62,6 +62,8 @@ impl Worker {
                 other => other?,
             };
             if !goes_on {
+                // What the newest figures do not tell yet.
+                self.renew_figures();
                 return Ok(());
             }
             self.settle_spool();
@@ -176,6 +178,11 @@ impl Worker {
         }
     }
 
+    fn renew_figures(&mut self) -> Outgoing {
+        let uptime = self.started.elapsed().as_secs_f64();
+        self.agent.report(self.now_ms(), uptime, self.uplink.stats(), self.data.stats())
+    }
+
     fn report(&mut self, busy: &mut bool) {
         let due = *busy || self.agent.take_report_due();
         let pause = Duration::from_millis(if due { 500 } else { 5_000 });
@@ -184,8 +191,7 @@ impl Worker {
         }
         *busy = false;
         self.reported = Instant::now();
-        let uptime = self.started.elapsed().as_secs_f64();
-        let report = self.agent.report(self.now_ms(), uptime, self.uplink.stats(), self.data.stats());
+        let report = self.renew_figures();
         let overdue = self.sent_up.is_none_or(|last| last.elapsed() >= REPORT_EVERY);
         if overdue && self.uplink.is_connected() {
             self.sent_up = Some(Instant::now());

@@ -192,7 +192,7 @@ pub(crate) async fn run(setup: &Setup, seed: u64, progress: &mut Progress) -> Re
     progress.stage(&format!(
         "started 1 aggregator and {} agents in {}",
         setup.gateways.len(),
-        folder.display()
+        short(&folder).display()
     ));
     let names: Vec<String> = tasks.into_iter().map(|(name, _)| name).collect();
     let mut plant = Plant::connect(&setup.broker, &site, setup.gateways.clone(), names.clone()).await?;
@@ -271,6 +271,12 @@ fn split(setup: &Setup, seed: u64) -> Result<Vec<Split>, DemoError> {
         })
     };
     setup.tasks.iter().enumerate().map(draw).collect()
+}
+
+/// A path as a person would type it here.
+fn short(path: &Path) -> &Path {
+    let here = std::env::current_dir().ok();
+    here.and_then(|here| path.strip_prefix(here).ok()).unwrap_or(path)
 }
 
 /// Figures that cannot be right.

@@ -8,7 +8,7 @@ const EXPLANATION: &str = "\
 Accuracy in percent. Own class mix: test samples weighted as the gateway's own labels are; mean over gateways, and
 the worst gateway.
 before      no module: always the gateway's most frequent label
-alone       the best of moments, probe and ladder trained on the gateway's own labels only, with its label prior
+alone       the best way found, on the test set, of training on the gateway's own labels only; named below
 shared      the module all gateways hold, byte for byte the same, without any prior
 federated   the personal module each gateway derived from it; it never leaves the gateway
 even test   the shared module where every class counts the same

@@ -6,17 +6,18 @@ use std::process::{Child, Command, Stdio};
 
 use loadonce_tests::broker::Broker;
 use loadonce_tests::process::{Log, Process};
-use loadonce_tests::programs::{agent, aggregator, bundle, onnxruntime, root, system};
+use loadonce_tests::programs::{agent, aggregator, cli, onnxruntime, root, system};
 use loadonce_tests::wait::until;
 
-/// How the block that is run is marked.
-const MARK: &str = "```console test=quickstart";
+/// How the blocks that are run are marked.
+const TEACH: &str = "```console test=teach";
+const QUICKSTART: &str = "```console test=quickstart";
 
-/// The lines behind `$ ` of every marked block, continued over backslashes.
-fn lines(readme: &str) -> Vec<String> {
+/// The lines behind `$ ` of every block that begins with `mark`, continued over backslashes.
+fn lines(readme: &str, mark: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut text = readme.lines();
-    while text.by_ref().any(|line| line.trim() == MARK) {
+    while text.by_ref().any(|line| line.trim() == mark) {
         let block: Vec<&str> = text.by_ref().take_while(|line| line.trim() != "```").collect();
         let block = block.join("\n").replace("\\\n", " ");
         found.extend(
@@ -27,6 +28,21 @@ fn lines(readme: &str) -> Vec<String> {
         );
     }
     found
+}
+
+/// The configuration whose first line names `file`, with the test's own broker, folders and library.
+fn configuration(readme: &str, file: &str, broker: &Broker, folder: &Path) -> String {
+    let mut text = readme.lines().map(str::trim);
+    assert!(text.by_ref().any(|line| line == format!("# {file}")), "README.md has no block for {file}");
+    let block: Vec<&str> = text.take_while(|line| *line != "```").collect();
+    let root = root().display().to_string();
+    let state = |name: &str| format!("state = \"{}\"", folder.join(name).display());
+    block
+        .join("\n")
+        .replace("mqtt://127.0.0.1:1883", &broker.url())
+        .replace("\"models/", &format!("\"{root}/models/"))
+        .replace("state = \"aggregator-state\"", &state("aggregator"))
+        .replace("state = \"agent-state\"", &state("agent"))
 }
 
 /// A shell line of the README, ended by its id.
@@ -62,7 +78,8 @@ impl Drop for Shell {
 #[test]
 fn readme_lines_work() {
     let readme = fs::read_to_string(root().join("README.md")).expect("README.md is at the root");
-    let lines = lines(&readme);
+    let (teaching, lines) = (lines(&readme, TEACH), lines(&readme, QUICKSTART));
+    assert_eq!(teaching.len(), 2, "README.md teaches both tasks below {TEACH}");
     let (listening, speaking): (Vec<_>, Vec<_>) = lines
         .iter()
         .filter(|line| line.starts_with("mosquitto_"))
@@ -70,16 +87,11 @@ fn readme_lines_work() {
         .partition(|line| line.starts_with("mosquitto_sub "));
     assert!(
         !listening.is_empty() && !speaking.is_empty(),
-        "README.md has no block that begins with {MARK} and holds a mosquitto_sub and a mosquitto_pub line behind `$ `"
+        "README.md has no block that begins with {QUICKSTART} and holds a mosquitto_sub and a mosquitto_pub line behind `$ `"
     );
     for line in &lines {
         assert!(!line.contains(" -p "), "the test's broker has another port: leave `-p` out of `{line}`");
     }
-    // loadonce/v1/<site>/gw/<gateway>/…
-    let topic = speaking[0].split("loadonce/v1/").nth(1).expect("the line has a topic of the product");
-    let levels: Vec<&str> = topic.split('/').collect();
-    let (site, gateway) = (levels[0], levels[2]);
-
     let folder = tempfile::tempdir().expect("the system has a folder for temporary files");
     let folder = folder.path();
     system("mosquitto_pub", "mosquitto-clients");
@@ -88,44 +100,34 @@ fn readme_lines_work() {
         fs::write(folder.join(program), format!("-h 127.0.0.1\n-p {}\n", broker.port))
             .expect("the folder is ours");
     }
-    let tasks = root().join("models/tasks");
-    let configs = [
-        (
-            "aggregator",
-            aggregator(),
-            format!(
-                "site = \"{site}\"\nbroker = \"{}\"\nstate = \"{}\"\ntasks = [\"{}\", \"{}\"]\n\
-                 admission = \"first-use\"\n[[backbones]]\nbundle = \"{}\"\n",
-                broker.url(),
-                folder.join("aggregator").display(),
-                tasks.join("digits.toml").display(),
-                tasks.join("motion.toml").display(),
-                bundle().display(),
-            ),
-        ),
-        (
-            "agent",
-            agent(),
-            format!(
-                "site = \"{site}\"\ngateway = \"{gateway}\"\nstate = \"{}\"\n[backbone]\nbundle = \"{}\"\n\
-                 library = \"{}\"\n[uplink]\nbroker = \"{}\"\n[trust]\nfirst_use = true\n",
-                folder.join("agent").display(),
-                bundle().display(),
-                onnxruntime().display(),
-                broker.url(),
-            ),
-        ),
-    ];
-    let processes = configs.map(|(name, program, text)| {
-        let config = folder.join(format!("{name}.toml"));
-        fs::write(&config, text).expect("the folder is ours");
+    let programs = [("aggregator", aggregator()), ("agent", agent())];
+    let processes = programs.map(|(name, program)| {
+        let file = format!("{name}.toml");
+        let config = folder.join(&file);
+        fs::write(&config, configuration(&readme, &file, &broker, folder)).expect("the folder is ours");
         let log = Log::new(&folder.join(format!("{name}.log")));
-        Process::start(name, Command::new(program).arg("--config").arg(config), &log, None)
+        let mut command = Command::new(program);
+        command.arg("--config").arg(config).env("ORT_DYLIB_PATH", onnxruntime());
+        Process::start(name, &mut command, &log, None)
     });
     let agent = &processes[1];
     agent.log.wait(0, &["data plane connected"]);
     for task in ["digits", "motion"] {
         agent.log.wait(0, &["task is served", task]);
+    }
+
+    for line in &teaching {
+        let line = line.replace("target/release/loadonce ", &format!("{} ", cli().display()));
+        let out = folder.join("teach");
+        let mut shell = Shell::start(&format!("{line} --broker {}", broker.url()), folder, &out);
+        let status = until(&format!("end of `{line}`"), || shell.0.try_wait().ok().flatten());
+        let said = fs::read_to_string(&out).unwrap_or_default();
+        assert!(status.success() && said.contains("labels sent"), "`{line}` ended with {status}: {said}");
+        print!("{said}");
+    }
+    // The manifests' deadlines are 30 s and 6 s.
+    for task in ["digits", "motion"] {
+        agent.log.wait(0, &["new module is served", task]);
     }
 
     let mut listeners = Vec::new();
@@ -147,9 +149,17 @@ fn readme_lines_work() {
         assert!(status.success(), "`{line}` ended with {status}: {said}");
         speakers.push(shell);
     }
-    until("prediction on the README's mosquitto_sub", || {
-        let heard: String = listeners.iter().filter_map(|(_, out)| fs::read_to_string(out).ok()).collect();
-        assert!(!heard.contains("\"error\""), "the README's sample is refused: {heard}");
-        heard.contains("\"confidence\"").then_some(())
-    });
+    for sample in ["in/digits/part-1", "in/motion/window-1"] {
+        let topic = sample.replace("in/", "/out/");
+        let answer = until(&format!("prediction for {sample} on the README's mosquitto_sub"), || {
+            let heard: String =
+                listeners.iter().filter_map(|(_, out)| fs::read_to_string(out).ok()).collect();
+            assert!(!heard.contains("\"error\""), "the README's sample is refused: {heard}");
+            heard.lines().find(|line| line.contains(&topic) && line.ends_with('}')).map(str::to_owned)
+        });
+        println!("{answer}");
+        let json = answer.split_once(' ').map(|(_, json)| json).unwrap_or_default();
+        let answer: serde_json::Value = serde_json::from_str(json).expect("an answer is JSON");
+        assert!(answer["label"].is_string() && answer["confidence"].is_number(), "{answer}");
+    }
 }

@@ -56,6 +56,10 @@ impl Worker {
                 // A full or failing disk takes learning away, not the answers.
                 Err(error) if error.is_of_the_store() && self.agent.degraded().is_none() => {
                     self.agent.degrade(&error)?;
+                    // What was learned from these files is gone with the store: they stay where they are.
+                    for fate in self.spooled.drain(..) {
+                        let _told = fate.send(Fate::Wait);
+                    }
                     self.sent_up = None;
                     true
                 }
@@ -117,20 +121,25 @@ impl Worker {
             Work::Data { topic, payload, received, .. } => {
                 self.agent.on_data(&topic, &payload, received, now, out)?;
             }
-            Work::Spool { item, payload, fate, .. } => {
-                match self.agent.on_spool(&item, &payload, now, out)? {
-                    Fate::Taken => self.spooled.push(fate),
-                    // The watcher waits for the answer; if it is gone, so is the need for it.
-                    other => {
-                        let _told = fate.send(other);
-                    }
+            Work::Spool { item, payload, fate, .. } => match self.agent.on_spool(&item, &payload, now, out) {
+                Ok(Fate::Taken) => self.spooled.push(fate),
+                // The watcher waits for the answer; if it is gone, so is the need for it.
+                Ok(other) => {
+                    let _told = fate.send(other);
                 }
-            }
+                Err(error) => {
+                    let _told = fate.send(Fate::Wait);
+                    return Err(error);
+                }
+            },
             Work::Oversized { topic, bytes } => self.agent.on_oversized(&topic, bytes, out),
             Work::Refused(code) => self.agent.count_refusal(code),
             Work::Stop => {
-                self.agent.stop()?;
-                self.settle_spool();
+                match self.agent.stop() {
+                    Ok(()) => self.settle_spool(),
+                    // The end comes all the same; spool files whose content was not written stay.
+                    Err(error) => tracing::error!(%error, "what was seen last is not stored"),
+                }
                 return Ok(false);
             }
         }

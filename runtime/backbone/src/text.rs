@@ -1,7 +1,7 @@
-//! Text to token ids: the WordPiece tokenizers of the BERT family, as their `tokenizer.json` describes them.
+//! Text to token ids: the `WordPiece` tokenizers of the BERT family, as their `tokenizer.json` describes them.
 //!
-//! The steps and their order are those of Hugging Face's `tokenizers` (BertNormalizer, BertPreTokenizer, WordPiece,
-//! TemplateProcessing), with the same two tables of Unicode, so that ids are equal. Characters stream through, and
+//! The steps and their order are those of Hugging Face's `tokenizers` (`BertNormalizer`,
+//! `BertPreTokenizer`, `WordPiece`, `TemplateProcessing`), with the same two tables of Unicode, so that ids are equal. Characters stream through, and
 //! reading stops when enough tokens are there: a text of any length costs bounded memory.
 
 use std::cmp::Reverse;
@@ -23,8 +23,9 @@ pub(crate) struct Tokens {
     pub(crate) cut: bool,
 }
 
-/// A WordPiece tokenizer.
+/// A `WordPiece` tokenizer.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "the four switches of `BertNormalizer`")]
 pub(crate) struct Tokenizer {
     clean_text: bool,
     handle_chinese_chars: bool,

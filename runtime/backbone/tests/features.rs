@@ -7,8 +7,8 @@ mod support;
 
 use std::sync::Arc;
 
-use loadonce_backbone::{Backbone, EngineError, Modality, Prepared};
-use support::{Golden, cosine, distance, features, load, onnxruntime};
+use loadonce_backbone::{Channel, EngineError, InputSpec, PictureSpec, Preparer};
+use support::{Golden, cosine, distance, features, load, onnxruntime, root};
 
 #[test]
 fn the_builders_features_are_reproduced() {
@@ -35,7 +35,7 @@ fn an_early_exit_does_not_run_later_segments() {
     let golden = Golden::read("features.safetensors");
     let backbone = load(&onnxruntime());
     let input = golden.prepared("window_2");
-    assert_eq!(input.channels(), 3);
+    assert_eq!(input.channels().len(), 3);
     let mut out = vec![1.0; 7];
 
     let mut pass = backbone.begin(&input);
@@ -56,6 +56,27 @@ fn an_early_exit_does_not_run_later_segments() {
 }
 
 #[test]
+fn a_colour_picture_runs_as_three_channels_of_two_sizes() {
+    let backbone = load(&onnxruntime());
+    let spec = InputSpec::Picture(PictureSpec { colour: true, ..PictureSpec::default() });
+    let preparer = Preparer::new(backbone.bundle(), &spec).unwrap();
+    let file = |name: &str| std::fs::read(root().join("tests/golden/inputs").join(name)).unwrap();
+    let colour = preparer.prepare(&file("colour.png")).unwrap();
+    let tokens: Vec<usize> = colour.channels().iter().map(Channel::tokens).collect();
+    assert_eq!((tokens[1], tokens[2]), (tokens[0] / 4, tokens[0] / 4));
+    let grey = preparer.prepare(&file("grey.png")).unwrap();
+    let per_channel = backbone.bundle().features_per_channel(3, 256);
+    let (colour, grey) = (features(&backbone, &colour, per_channel), features(&backbone, &grey, per_channel));
+    assert_eq!(backbone.runs(), [6, 6, 6]);
+    for (colour, grey) in colour.iter().zip(&grey) {
+        let channel = |z: &[f32], at: usize| z[at * per_channel..(at + 1) * per_channel].to_vec();
+        assert_eq!(channel(grey, 1), channel(grey, 2), "chroma of grey is zero twice");
+        assert!(distance(&channel(colour, 1), &channel(grey, 1)) > 0.1);
+        assert!(distance(&channel(colour, 1), &channel(colour, 2)) > 0.1);
+    }
+}
+
+#[test]
 fn fewer_directions_are_the_first_of_more() {
     let golden = Golden::read("features.safetensors");
     let backbone = load(&onnxruntime());
@@ -70,7 +91,7 @@ fn fewer_directions_are_the_first_of_more() {
 #[test]
 fn an_impossible_number_of_directions_is_refused_and_runs_nothing() {
     let backbone = load(&onnxruntime());
-    let input = Prepared::from_patches(Modality::Window, vec![0.0; 256]).unwrap();
+    let input = Preparer::new(backbone.bundle(), &InputSpec::window(1)).unwrap().prepare(b"[1,2,3]").unwrap();
     let mut pass = backbone.begin(&input);
     for asked in [0, 129, usize::MAX] {
         let mut out = vec![1.0];
@@ -80,14 +101,6 @@ fn an_impossible_number_of_directions_is_refused_and_runs_nothing() {
     }
     assert_eq!((pass.exits_done(), backbone.runs()), (0, vec![0, 0, 0]));
     assert!(pass.next_exit(128, &mut Vec::new()).unwrap());
-}
-
-#[test]
-fn the_feature_budget_is_shared_by_the_channels() {
-    let shares = [(1, 128), (2, 128), (3, 85), (6, 42), (64, 4), (0, 0), (300, 0)];
-    for (channels, per_channel) in shares {
-        assert_eq!(Backbone::features_per_channel(channels, 256), per_channel, "{channels} channels");
-    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! `loadonce feed`: plays a data set to one gateway as a camera and a person would, samples first, labels after.
 
-use crate::demo::{Answered, DataSet, DemoError, Plant, Shipment, Stopped};
+use crate::data::DataSet;
+use crate::demo::{Answered, DemoError, Plant, Shipment, Stopped};
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::Duration;

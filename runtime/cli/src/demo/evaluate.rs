@@ -1,9 +1,9 @@
 //! The judge: features of the test set by the same backbone engine, accuracy of a gateway's modules on its own
 //! class mix, and what the gateway would have reached alone.
 
-use super::data::DataSet;
 use super::error::DemoError;
 use super::metrics::{accuracy_on_mix, class_mix, least, mean};
+use crate::data::DataSet;
 use loadonce_backbone::{Backbone, InputSpec, prepare};
 use loadonce_control::{Input, TaskManifest};
 use loadonce_module::{

@@ -5,13 +5,12 @@
 //! | `federation` | one federation from the first process to the figures |
 //! | `fleet`, `children` | the processes and their configurations |
 //! | `broker`, `plant` | the embedded broker; what sends samples and labels |
-//! | `data`, `partition` | the real data and which gateway sees what |
+//! | `partition` | which gateway sees what |
 //! | `evaluate`, `metrics` | the judge |
 //! | `report`, `table`, `progress` | what a person and a script read |
 
 mod broker;
 mod children;
-mod data;
 mod error;
 mod evaluate;
 mod federation;
@@ -25,8 +24,8 @@ mod rounds;
 mod table;
 
 pub use children::become_tied;
-pub(crate) use data::DataSet;
 pub use error::DemoError;
+pub(crate) use metrics::{mean, t_interval};
 pub(crate) use plant::{Answered, Plant, Shipment, Stopped};
 
 use federation::{Setup, TaskSetup};

@@ -1,0 +1,209 @@
+//! Features of every sample at every exit, computed once and kept in a file.
+
+use super::error::EvaluateError;
+use crate::data::DataSet;
+use loadonce_backbone::{Backbone, InputSpec, prepare};
+use loadonce_control::{Input, TaskManifest};
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Largest feature file that is read.
+const MAX_BYTES: u64 = 1 << 30;
+/// Samples a thread takes at a time.
+const SLICE: usize = 16;
+
+/// `n × exits × features` numbers, and what they are made of.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Features {
+    /// Exits.
+    pub(crate) exits: usize,
+    /// Features per exit.
+    pub(crate) width: usize,
+    /// The numbers.
+    pub(crate) z: Vec<f32>,
+    /// What a module of them would be bound to: input, features per channel, fingerprint of the backbone.
+    pub(crate) of: String,
+    /// blake3 of the data file.
+    pub(crate) data: String,
+}
+
+impl Features {
+    /// Features of one sample, `exits × features`.
+    pub(crate) fn row(&self, sample: usize) -> &[f32] {
+        let size = self.exits * self.width;
+        &self.z[sample * size..(sample + 1) * size]
+    }
+
+    /// Runs every sample through the product's own pre-processing and backbone, on `threads` threads.
+    pub(crate) fn compute(
+        backbone: &Backbone,
+        manifest: &TaskManifest,
+        set: &DataSet,
+        path: &Path,
+        threads: usize,
+    ) -> Result<Self, EvaluateError> {
+        let bundle = backbone.bundle();
+        let (exits, directions) = (bundle.exits(), bundle.directions());
+        let spec = spec_of(&manifest.input);
+        let per_channel = manifest.features_per_channel(directions);
+        let width = per_channel * manifest.input.channels();
+        let one = |sample: usize| -> Result<Vec<f32>, EvaluateError> {
+            let refused = |what: String| EvaluateError::Sample { sample, path: path.to_owned(), what };
+            let input = prepare(&spec, &set.payloads[sample]).map_err(|e| refused(e.to_string()))?;
+            let mut pass = backbone.begin(&input);
+            let (mut all, mut z) = (Vec::with_capacity(exits * width), Vec::new());
+            while pass.next_exit(per_channel, &mut z).map_err(|e| EvaluateError::Backbone(e.to_string()))? {
+                all.extend_from_slice(&z);
+            }
+            Ok(all)
+        };
+        let n = set.payloads.len();
+        let slices = in_parallel(n.div_ceil(SLICE), threads, |slice| {
+            (slice * SLICE..n.min((slice + 1) * SLICE)).map(one).collect::<Result<Vec<_>, _>>()
+        })?;
+        let z = slices.into_iter().flatten().flatten().collect();
+        let of = manifest.features_of(bundle.fingerprint(), directions);
+        Ok(Self { exits, width, z, of, data: set.hash.clone() })
+    }
+
+    /// Writes the file; a reader never sees half of it.
+    pub(crate) fn write(&self, path: &Path) -> Result<(), EvaluateError> {
+        let bytes: Vec<u8> = self.z.iter().flat_map(|z| z.to_le_bytes()).collect();
+        let n = self.z.len() / (self.exits * self.width);
+        let view = TensorView::new(Dtype::F32, vec![n, self.exits, self.width], &bytes);
+        let wrong = |e: String| EvaluateError::Content { path: path.to_owned(), what: e };
+        let view = view.map_err(|e| wrong(e.to_string()))?;
+        let metadata =
+            HashMap::from([("of".to_owned(), self.of.clone()), ("data".to_owned(), self.data.clone())]);
+        let file = safetensors::serialize([("z", view)], Some(metadata)).map_err(|e| wrong(e.to_string()))?;
+        let part = path.with_extension("part");
+        std::fs::write(&part, file)
+            .and_then(|()| std::fs::rename(&part, path))
+            .map_err(|source| EvaluateError::File { doing: "write", path: path.to_owned(), source })
+    }
+
+    /// Reads a file that [`Self::write`] or `models/` wrote.
+    pub(crate) fn read(path: &Path) -> Result<Self, EvaluateError> {
+        let file = |source| EvaluateError::File { doing: "read", path: path.to_owned(), source };
+        let wrong = |what: String| EvaluateError::Content { path: path.to_owned(), what };
+        let size = std::fs::metadata(path).map_err(file)?.len();
+        if size > MAX_BYTES {
+            return Err(wrong(format!("{size} bytes; at most {MAX_BYTES} are read")));
+        }
+        Self::parse(&std::fs::read(path).map_err(file)?).map_err(wrong)
+    }
+
+    fn parse(bytes: &[u8]) -> Result<Self, String> {
+        let (_, head) = SafeTensors::read_metadata(bytes).map_err(|e| e.to_string())?;
+        let known = |key: &str| {
+            let found = head.metadata().as_ref().and_then(|map| map.get(key)).cloned();
+            found.ok_or_else(|| format!("the metadata lacks `{key}`"))
+        };
+        let (of, data) = (known("of")?, known("data")?);
+        let tensors = SafeTensors::deserialize(bytes).map_err(|e| e.to_string())?;
+        let z = tensors.tensor("z").map_err(|e| format!("tensor z: {e}"))?;
+        let (Dtype::F32, &[_, exits, width]) = (z.dtype(), z.shape()) else {
+            return Err(format!(
+                "z is {:?} {:?}, but must be F32 [n, exits, features]",
+                z.dtype(),
+                z.shape()
+            ));
+        };
+        if exits == 0 || width == 0 {
+            return Err("z is empty".into());
+        }
+        let z: Vec<f32> =
+            z.data().as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
+        if let Some(at) = z.iter().position(|z| !z.is_finite()) {
+            return Err(format!("number {at} of z is not finite"));
+        }
+        Ok(Self { exits, width, z, of, data })
+    }
+
+    /// Refuses features of other samples.
+    pub(crate) fn check(&self, set: &DataSet, path: &Path) -> Result<(), EvaluateError> {
+        let n = set.payloads.len();
+        if self.data == set.hash && self.z.len() == n * self.exits * self.width {
+            return Ok(());
+        }
+        Err(EvaluateError::Content {
+            path: path.to_owned(),
+            what: "these are features of another data file; remove the file to make them again".into(),
+        })
+    }
+}
+
+/// The backbone's word for a task's input.
+fn spec_of(input: &Input) -> InputSpec {
+    match *input {
+        Input::Window { channels, length } => InputSpec::Window { channels, length },
+        Input::Picture {} => InputSpec::Picture {},
+    }
+}
+
+/// Does pieces of work 0 to `count` on `threads` threads; results in order, or the first error seen.
+pub(crate) fn in_parallel<T: Send, E: Send>(
+    count: usize,
+    threads: usize,
+    work: impl Fn(usize) -> Result<T, E> + Sync,
+) -> Result<Vec<T>, E> {
+    let (next, failed) = (AtomicUsize::new(0), AtomicUsize::new(usize::MAX));
+    let done = Mutex::new(Vec::with_capacity(count));
+    std::thread::scope(|scope| {
+        for _ in 0..threads.clamp(1, count.max(1)) {
+            scope.spawn(|| {
+                loop {
+                    let piece = next.fetch_add(1, Ordering::Relaxed);
+                    if piece >= count || failed.load(Ordering::Relaxed) != usize::MAX {
+                        return;
+                    }
+                    let result = work(piece);
+                    if result.is_err() {
+                        failed.fetch_min(piece, Ordering::Relaxed);
+                    }
+                    done.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((piece, result));
+                }
+            });
+        }
+    });
+    let mut done = done.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    done.sort_by_key(|(piece, _)| *piece);
+    done.into_iter().map(|(_, result)| result).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_comes_back_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("z.safetensors");
+        let features = Features {
+            exits: 2,
+            width: 3,
+            z: (0..12u8).map(f32::from).collect(),
+            of: "window 1x3 abc".into(),
+            data: "def".into(),
+        };
+        features.write(&path).unwrap();
+        assert_eq!(Features::read(&path).unwrap(), features);
+        assert_eq!(features.row(1), [6.0, 7.0, 8.0, 9.0, 10.0, 11.0]);
+        let mut bad = features.clone();
+        bad.z[5] = f32::NAN;
+        bad.write(&path).unwrap();
+        assert!(Features::read(&path).unwrap_err().to_string().contains("number 5"));
+    }
+
+    #[test]
+    fn pieces_come_back_in_order_and_an_error_ends_the_work() {
+        let squares = in_parallel(100, 3, |i| Ok::<_, ()>(i * i)).unwrap();
+        assert_eq!(squares, (0..100).map(|i| i * i).collect::<Vec<_>>());
+        assert_eq!(in_parallel(100, 3, |i| if i == 40 { Err(i) } else { Ok(i) }), Err(40));
+        assert_eq!(in_parallel(0, 3, |_| Ok::<u8, ()>(1)), Ok(vec![]));
+    }
+}

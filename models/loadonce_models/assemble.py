@@ -1,11 +1,12 @@
 """Weights to bundle: export, quantize, measure the feature statistics, write, golden vectors.
 
-python -m loadonce_models.assemble --weights build/sense-tiny/weights.safetensors
+    python -m loadonce_models.assemble --scale tiny --build build/sense-tiny
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,6 @@ from . import bundle, directions, export, golden
 from .engine import Engine
 from .quantize import quantize
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 def segments(weights: export.Weights, int8: bool = True) -> list[bytes]:
     """Serialized segments of a network."""
@@ -25,27 +24,31 @@ def segments(weights: export.Weights, int8: bool = True) -> list[bytes]:
     return [(quantize(model) if int8 else model).SerializeToString(deterministic=True) for model in models]
 
 
-def assemble(weights_file: Path, folder: Path, golden_folder: Path, samples: int) -> str:
-    """Builds a bundle and its golden vectors from fp32 weights; returns the fingerprint."""
-    weights = load_file(weights_file)
-    parts = segments(weights)
-    tensors = directions.build(Engine(parts), samples)
-    parameters = sum(int(np.prod(w.shape)) for w in weights.values())
-    fingerprint = bundle.write(folder, parts, tensors, parameters=parameters, fp32_bytes=weights_file.stat().st_size)
-    golden.write(golden_folder, bundle.Backbone(folder))
-    return fingerprint
+def assemble(scale: str, build: Path, weights: str, folder: Path, samples: int = 3000) -> str:
+    """Builds a bundle from `weights` in the build folder; returns the fingerprint."""
+    source = build / weights
+    tensors = load_file(source)
+    parts = segments(tensors)
+    statistics = directions.build(Engine(parts), samples)
+    parameters = sum(int(np.prod(w.shape)) for w in tensors.values())
+    size = source.stat().st_size
+    return bundle.write(folder, scale, parts, statistics, parameters=parameters, fp32_bytes=size)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--weights", type=Path, required=True)
-    parser.add_argument("--bundle", type=Path, default=ROOT / "models/bundles/sense-tiny")
-    parser.add_argument("--golden", type=Path, default=ROOT / "tests/golden")
+    parser.add_argument("--scale", choices=bundle.SIZE_LIMITS, required=True)
+    parser.add_argument("--build", type=Path, required=True, help="folder with weights and random.safetensors")
     parser.add_argument("--samples", type=int, default=3000, help="generated samples per modality for the statistics")
     args = parser.parse_args()
-    fingerprint = assemble(args.weights, args.bundle, args.golden, args.samples)
-    size = sum(path.stat().st_size for path in args.bundle.iterdir())
-    print(f"{args.bundle.name}: {size} bytes, fingerprint {fingerprint}")
+    for weights, name in (("weights", f"sense-{args.scale}"), ("random", f"sense-{args.scale}-random")):
+        folder = args.build / "bundles" / name
+        fingerprint = assemble(args.scale, args.build, f"{weights}.safetensors", folder, args.samples)
+        size = sum(path.stat().st_size for path in folder.iterdir())
+        print(f"{name}: {size} bytes, fingerprint {fingerprint}")
+    trained = args.build / "bundles" / f"sense-{args.scale}"
+    shutil.copy(trained / "features.safetensors", args.build)  # what a student distils from
+    golden.write(args.build / "golden", bundle.Backbone(trained))
 
 
 if __name__ == "__main__":

@@ -12,36 +12,46 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from .engine import Engine
+from .export import SEGMENT
 from .features import project
-from .preprocess import PICTURE_IDS, WINDOW_IDS, picture_patches, window_patches
+from .preprocess import (
+    GRID, LENGTH, LENGTHS, PATCH, PATCH_SIDE, PICTURE_FIRST, POSITIONS, SIDE, SIDES, WINDOW_FIRST, Plane,
+    picture_planes, window_planes,
+)  # fmt: skip
 
 MANIFEST = "backbone.toml"
-SIZE_LIMIT = 2_000_000
+# Bytes of a bundle: what a gateway is asked to hold, and what a repository can.
+SIZE_LIMITS = {"tiny": 2_000_000, "small": 6_000_000, "base": 12_000_000}
 _MANIFEST_TEXT = """\
-format = 1
+format = 2
 name = "{name}"
 family = "sense"
-scale = "tiny"
-version = "1"
+scale = "{scale}"
+version = "2"
 licence = "MIT OR Apache-2.0"
 parameters = {parameters}
 fp32_bytes = {fp32_bytes}
 opset = 17
 quantization = "dynamic int8, per channel, symmetric 7-bit weights"
 
-[input]
-modalities = ["window", "picture"]
-patch = 16
-window_length = 256
-window_first_token = 0
-picture_side = 32
-picture_patch_side = 4
-picture_first_token = 16
+[input.window]
+lengths = {lengths}
+default = {length}
+patch = {patch}
+first_token = {window_first}
+positions = {positions}
+
+[input.picture]
+sides = {sides}
+default = {side}
+patch_side = {patch_side}
+first_token = {picture_first}
+positions = {grid}
 
 [features]
 file = "features.safetensors"
-pooled = 256
-directions = 128
+pooled = {pooled}
+directions = {directions}
 """
 
 
@@ -51,7 +61,7 @@ def _segment_text(number: int, segments: int) -> str:
         "",
         "[[segments]]",
         f'file = "segment-{number}.onnx"',
-        "layers = 2",
+        f"layers = {SEGMENT}",
         f"exit = {number}",
         f"inputs = {inputs}",
     ]
@@ -61,7 +71,7 @@ def _segment_text(number: int, segments: int) -> str:
 
 
 def write(
-    folder: Path, segments: list[bytes], features: dict[str, NDArray], *, parameters: int, fp32_bytes: int
+    folder: Path, scale: str, segments: list[bytes], features: dict[str, NDArray], *, parameters: int, fp32_bytes: int
 ) -> str:
     """Writes the bundle and returns its fingerprint."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -71,7 +81,13 @@ def write(
         (folder / names[-1]).write_bytes(content)
     names.append("features.safetensors")
     save_file({name: np.ascontiguousarray(value) for name, value in features.items()}, folder / names[-1])
-    text = _MANIFEST_TEXT.format(name=folder.name, parameters=parameters, fp32_bytes=fp32_bytes)
+    directions, pooled = features["exit_1.projection"].shape
+    text = _MANIFEST_TEXT.format(
+        name=folder.name, scale=scale, parameters=parameters, fp32_bytes=fp32_bytes, pooled=pooled,
+        directions=directions, patch=PATCH, patch_side=PATCH_SIDE, lengths=list(LENGTHS), length=LENGTH,
+        window_first=WINDOW_FIRST, positions=POSITIONS, sides=list(SIDES), side=SIDE, picture_first=PICTURE_FIRST,
+        grid=GRID,
+    )  # fmt: skip
     text += "".join(_segment_text(n, len(segments)) for n in range(1, len(segments) + 1))
     text += "\n[files]\n"
     for name in sorted(names):
@@ -79,8 +95,8 @@ def write(
         text += f'"{name}" = "{hashlib.sha256((folder / name).read_bytes()).hexdigest()}"\n'
     (folder / MANIFEST).write_bytes(text.encode())
     size = sum(path.stat().st_size for path in folder.iterdir())
-    if size > SIZE_LIMIT:
-        raise ValueError(f"{folder.name} holds {size} bytes, above the limit of {SIZE_LIMIT}")
+    if size > SIZE_LIMITS[scale]:
+        raise ValueError(f"{folder.name} holds {size} bytes, above the limit of {SIZE_LIMITS[scale]}")
     return verify(folder)
 
 
@@ -107,10 +123,14 @@ class Backbone:
         self.engine = Engine([str(folder / part["file"]) for part in manifest["segments"]])
         self.features = load_file(folder / manifest["features"]["file"])
 
-    def window(self, channels: NDArray) -> NDArray[np.float32]:
-        """[channels, length] to z [channels, exits, 128]; each channel is encoded on its own."""
-        return project(self.engine.pooled_all(window_patches(channels), WINDOW_IDS), self.features)
+    def planes(self, planes: list[Plane]) -> NDArray[np.float32]:
+        """The planes of one sample to z [channels, exits, directions]; each channel is encoded on its own."""
+        return project(np.stack([self.engine.pooled(plane.patches, plane.ids) for plane in planes]), self.features)
 
-    def picture(self, picture: NDArray) -> NDArray[np.float32]:
-        """One picture to z [1, exits, 128]."""
-        return project(self.engine.pooled_all([picture_patches(picture)], PICTURE_IDS), self.features)
+    def window(self, channels: NDArray, length: int = LENGTH) -> NDArray[np.float32]:
+        """[channels, L] to z [channels, exits, directions]."""
+        return self.planes(window_planes(channels, length))
+
+    def picture(self, picture: NDArray, side: int = SIDE, colour: bool = False) -> NDArray[np.float32]:
+        """One picture to z [1 or 3, exits, directions]."""
+        return self.planes(picture_planes(picture, side, colour))

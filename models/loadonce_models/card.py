@@ -1,6 +1,6 @@
-"""Measures a bundle and writes the figures into its model card, between two markers.
+"""Measures a bundle's size, fidelity and latency and writes them into its model card, between two markers.
 
-python -m loadonce_models.card --build build/sense-tiny
+    python -m loadonce_models.card --build build/sense-tiny --bundle bundles/sense-tiny --card cards/sense-tiny.md
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ from pathlib import Path
 
 from safetensors.numpy import load_file
 
-from . import directions, fidelity
-from .assemble import ROOT, segments
+from . import fidelity
+from .assemble import segments
 from .bundle import Backbone
 from .engine import Engine
-from .evaluate import DRAWS, Source, transfer
 
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 # Below these the int8 form is broken, not merely rounded.
@@ -26,7 +25,6 @@ def measure(build: Path, bundle: Path) -> dict:
     """All figures of the card."""
     backbone = Backbone(bundle)
     fp32 = Engine(segments(load_file(build / "weights.safetensors"), int8=False))
-    blank = Engine(segments(load_file(build / "random.safetensors")))
     figures: dict = {
         "fingerprint": backbone.fingerprint,
         "pretrain": json.loads((build / "pretrain.json").read_text()),
@@ -39,11 +37,6 @@ def measure(build: Path, bundle: Path) -> dict:
         for number, row in enumerate(rows, 1):
             if row["mean"] < LEAST_COSINE or row["agreement"] < LEAST_AGREEMENT:
                 raise SystemExit(f"{name}, exit {number}: int8 departs from fp32: {row}")
-    sources = {
-        "pretrained": Source(backbone.engine, backbone.features),
-        "random weights": Source(blank, directions.build(blank)),
-    }
-    figures["transfer"] = transfer(sources)
     return figures
 
 
@@ -58,7 +51,8 @@ def render(figures: dict) -> str:
     run = figures["pretrain"]
     text = [
         f"Fingerprint `{figures['fingerprint']}`.",
-        f"Pretraining: {run['cpu_minutes']} CPU-minutes, {run['steps']} steps, seed {run['seed']}.\n",
+        f"Pretraining: {run['cpu_minutes']} CPU-minutes on {run['device']}, {run['steps']} steps, seed {run['seed']}, "
+        f"products in {'bf16' if run['bf16'] else 'fp32'}; teacher: {run['teacher'] or 'none'}.\n",
         "### Files\n",
         _table(["file", "bytes"], [[n, f"{s:,}"] for n, s in [*figures["files"].items(), ("together", total)]]),
         "### Fidelity of int8 to fp32\n",
@@ -80,20 +74,16 @@ def render(figures: dict) -> str:
     rows = []
     for label, key in (("int8", "latency_ms"), ("fp32", "latency_fp32_ms")):
         rows += [[f"{label}, {name}", *(f"{v:.2f}" for v in values)] for name, values in figures[key].items()]
-    text += [_table(["", "exit 1", "exit 2", "exit 3"], rows), "### Few-label transfer\n"]
-    text += [f"Test accuracy of the same linear probe, mean ± standard deviation over {DRAWS} draws of labels.\n"]
-    for name, scores in figures["transfer"].items():
-        cell = lambda s: f"{s[0]:.3f}" + (f" ± {s[1]:.3f}" if s[1] else "")  # noqa: E731
-        rows = [[row, *(cell(s) for s in values.values())] for row, values in scores.items()]
-        text += [f"**{name}**\n", _table(["features", "5 per class", "10 per class", "all"], rows)]
+    exits = max(len(values) for values in figures["latency_ms"].values())
+    text += [_table(["", *(f"exit {k + 1}" for k in range(exits))], rows)]
     return "\n".join(text)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--build", type=Path, required=True)
-    parser.add_argument("--bundle", type=Path, default=ROOT / "models/bundles/sense-tiny")
-    parser.add_argument("--card", type=Path, default=ROOT / "models/cards/sense-tiny.md")
+    parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("--card", type=Path, required=True)
     args = parser.parse_args()
     figures = measure(args.build, args.bundle)
     (args.build / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")

@@ -15,21 +15,37 @@ from numpy.typing import NDArray
 from . import pictures, signals
 from .engine import Engine
 from .features import DIRECTIONS, F32
-from .preprocess import PICTURE_IDS, WINDOW_IDS, tile
+from .preprocess import LENGTH, SIDE, picture_ids, tile, window_ids
 
 SEED = 20_000  # another stream of generated data than pretraining's
+# Half of the samples have the usual size.
+WINDOWS = {128: 0.2, LENGTH: 0.5, 512: 0.2, 1024: 0.1}
+PICTURES = {16: 0.25, SIDE: 0.5, 48: 0.15, 64: 0.1}
+Tokens = list[tuple[F32, NDArray[np.int64]]]
 
 
-def generated(samples: int, seed: int = SEED, variants: int = 1) -> dict[str, tuple[F32, NDArray[np.int64]]]:
-    """Fresh generated tokens of both modalities with their token ids."""
+def generated(samples: int, seed: int = SEED) -> dict[str, tuple[Tokens, NDArray[np.int64]]]:
+    """Fresh generated tokens with their ids, and the families, of both modalities."""
     rng = np.random.default_rng(seed)
-    windows = signals.windows(rng, samples, variants).x.reshape(-1, 16, 16)
-    squares = tile(pictures.pictures(rng, samples, variants).x).reshape(-1, 64, 16)
-    return {"window": (windows, WINDOW_IDS), "picture": (np.ascontiguousarray(squares), PICTURE_IDS)}
+    out: dict[str, tuple[Tokens, NDArray[np.int64]]] = {}
+    for modality, sizes in (("window", WINDOWS), ("picture", PICTURES)):
+        tokens: Tokens = []
+        families = []
+        for size, share in sizes.items():
+            count = round(samples * share)
+            make = signals.windows if modality == "window" else pictures.pictures
+            batch = make(rng, count, 1, size)
+            families.append(batch.family)
+            ids = window_ids(size) if modality == "window" else picture_ids(size)
+            x = batch.x[:, 0]
+            patches = x.reshape(count, -1, 16) if modality == "window" else np.ascontiguousarray(tile(x))
+            tokens += [(patch, ids) for patch in patches]
+        out[modality] = (tokens, np.concatenate(families))
+    return out
 
 
 def directions(groups: list[F32]) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
-    """Mean [256] and projection [128, 256] from pooled features [samples, 256] per modality."""
+    """Mean [pooled] and projection [directions, pooled] from pooled features [samples, pooled] per modality."""
     parts = [g.astype(np.float64) for g in groups]
     mean = np.mean([p.mean(0) for p in parts], 0)
     scale = np.sqrt(np.mean([p.var(0) for p in parts], 0)) + 1e-6
@@ -46,7 +62,7 @@ def directions(groups: list[F32]) -> tuple[NDArray[np.float16], NDArray[np.float
 
 def build(engine: Engine, samples: int = 3000) -> dict[str, NDArray[np.float16]]:
     """The tensors of features.safetensors, measured on the engine that ships."""
-    pooled = [engine.pooled_all(patches, ids) for patches, ids in generated(samples).values()]
+    pooled = [engine.pooled_all(tokens) for tokens, _ in generated(samples).values()]
     out = {}
     for k in range(pooled[0].shape[1]):
         out[f"exit_{k + 1}.mean"], out[f"exit_{k + 1}.projection"] = directions([p[:, k] for p in pooled])

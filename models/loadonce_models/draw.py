@@ -16,13 +16,27 @@ F64 = NDArray[np.float64]
 
 
 class Draw:
-    """Draws for `templates` x `variants` samples, with `dims` trailing axes of size 1."""
+    """Draws for `templates` x `variants` windows of `size` points, or pictures of `size` x `size` with `dims` 2.
 
-    def __init__(self, rng: np.random.Generator, templates: int, variants: int, dims: int = 1):
+    Frequencies are drawn in cycles per sample at the usual size (256 points, 32 pixels) and multiplied by `pace`: a
+    larger sample either shows the same in more detail (pace 1) or more of it.
+    """
+
+    def __init__(
+        self, rng: np.random.Generator, templates: int, variants: int, size: int, pace: float = 1.0, dims: int = 1
+    ):
         self.rng = rng
         self.templates = templates
         self.variants = variants
+        self.size = size
+        self.pace = pace
         self.tail = (1,) * dims
+        self.time = np.arange(size) / size  # one window is one unit of time
+        if dims == 2:
+            self.y, self.x = np.meshgrid(*[np.linspace(-1, 1, size)] * 2, indexing="ij")
+            down, across = np.meshgrid(*[np.fft.fftfreq(size)] * 2, indexing="ij")  # cycles per pixel
+            self.frequency = np.hypot(across, down) + 1e-3
+            self.frequency_angle = np.arctan2(down, across)
 
     def shared(self, low: float, high: float) -> F64:
         """Uniform, one value per template."""
@@ -48,6 +62,10 @@ class Draw:
     def near_log(self, low: float, high: float, jitter: float) -> F64:
         """As `near`, in the logarithm."""
         return np.exp(self.near(np.log(low), np.log(high), jitter))
+
+    def rate(self, low: float, high: float, jitter: float) -> F64:
+        """A frequency in cycles per sample: as `near_log`, at this sample's pace."""
+        return self.pace * self.near_log(low, high, jitter)
 
     def sometimes(self, share: float) -> F64:
         """1.0 for about `share` of the templates, else 0.0."""

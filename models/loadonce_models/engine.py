@@ -27,7 +27,7 @@ class Engine:
     def pooled(
         self, patches: NDArray[np.float32], ids: NDArray[np.int64], exits: int | None = None
     ) -> NDArray[np.float32]:
-        """Tokens [T, 16] and their ids [T] to pooled features [exits, 256]."""
+        """Tokens [T, 16] and their ids [T] to pooled features [exits, pooled]."""
         out, feed = [], {"patches": patches[None], "token_ids": ids}
         for number, session in enumerate(self.sessions[:exits], 1):
             values = dict(zip([o.name for o in session.get_outputs()], session.run(None, feed), strict=True))
@@ -36,6 +36,8 @@ class Engine:
                 feed = {f"hidden_{number}": values[f"hidden_{number}"]}
         return np.stack(out)
 
-    def pooled_all(self, samples: Iterable[NDArray[np.float32]], ids: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Many samples of one modality: [samples, exits, 256]."""
-        return np.stack([self.pooled(sample, ids) for sample in samples])
+    def pooled_all(
+        self, samples: Iterable[tuple[NDArray[np.float32], NDArray[np.int64]]]
+    ) -> NDArray[np.float32]:
+        """Many samples, each with its ids: [samples, exits, pooled]."""
+        return np.stack([self.pooled(patches, ids) for patches, ids in samples])

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 OPSET, IR = 17, 8
-HEADS, SEGMENT, NORM_EPS, POOL_EPS = 4, 2, 1e-5, 1e-6
+HEAD_WIDTH, SEGMENT, NORM_EPS, POOL_EPS = 32, 2, 1e-5, 1e-6
 # The patch embedding stays in fp32: it is tiny, and one spike in a window would
 # cost all its other points their int8 resolution.
 EMBED_NODE = "embed.matmul"
@@ -56,13 +56,13 @@ class Graph:
 def _attention(g: Graph, x: str, w: Weights, p: str, width: int) -> str:
     qkv_w, qkv_b = w[f"{p}.qkv.weight"].T.copy(), w[f"{p}.qkv.bias"].copy()
     # The 1/sqrt(d) of the scores is folded into the queries: one node less.
-    scale = np.float32((width // HEADS) ** -0.5)
+    scale = np.float32(HEAD_WIDTH**-0.5)
     qkv_w[:, :width] *= scale
     qkv_b[:width] *= scale
     qkv = g.linear(x, qkv_w, qkv_b, f"{p}.qkv")
     parts = [f"{p}.{n}" for n in "qkv"]
     g.add("Split", [qkv, g.constant("split", np.full(3, width, np.int64))], f"{p}.split", parts, axis=-1)
-    by_head = g.constant("by_head", np.array([0, 0, HEADS, width // HEADS], np.int64))
+    by_head = g.constant("by_head", np.array([0, 0, width // HEAD_WIDTH, HEAD_WIDTH], np.int64))
     turned = []
     for part, perm in zip(parts, ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3]), strict=True):
         split = g.add("Reshape", [part, by_head], f"{part}.heads")

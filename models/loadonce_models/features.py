@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+# Principal directions a bundle keeps.
 DIRECTIONS = 128
 F32 = NDArray[np.float32]
 
 
 def project(pooled: F32, tensors: dict[str, NDArray]) -> F32:
-    """Pooled features [..., exits, 256] to z [..., exits, 128], in f32 throughout."""
+    """Pooled features [..., exits, pooled] to z [..., exits, directions], in f32 throughout."""
     out = []
     for k in range(pooled.shape[-2]):
         mean = tensors[f"exit_{k + 1}.mean"].astype(np.float32)
@@ -19,9 +20,11 @@ def project(pooled: F32, tensors: dict[str, NDArray]) -> F32:
     return np.stack(out, -2)
 
 
-def combine(z: F32, features: int = 256) -> F32:
-    """Channels [..., channels, exits, 128] to [..., exits, n]: the first directions of each, in order."""
+def combine(z: F32, features: int = 256, extras: int = 0) -> F32:
+    """Channels [..., channels, exits, directions] to [..., exits, n]: the first directions of each, in order.
+
+    `features` counts the `extras`, which are appended behind.
+    """
     channels = z.shape[-3]
-    kept = min(DIRECTIONS, features // channels)
-    parts = [z[..., c, :, :kept] for c in range(channels)]
-    return np.concatenate(parts, -1)
+    kept = min(z.shape[-1], (features - extras) // channels)
+    return np.concatenate([z[..., c, :, :kept] for c in range(channels)], -1)

@@ -13,12 +13,10 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import distance_transform_edt
 
 from .draw import F64, Draw
-from .preprocess import PICTURE_SIDE, resample_matrix
+from .preprocess import resample_matrix
 
 CHARACTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _ATLAS_SIDE = 64
-_GRID = np.linspace(-1, 1, PICTURE_SIDE)
-_YY, _XX = np.meshgrid(_GRID, _GRID, indexing="ij")
 
 
 @lru_cache(maxsize=1)
@@ -47,10 +45,10 @@ def _bent_grid(d: Draw) -> tuple[F64, F64]:
     """Sampling coordinates under a random affine map and a smooth displacement."""
     turn = d.own(-0.25, 0.25)
     wide, high, slant = d.own_log(0.7, 1.6), d.own_log(0.65, 1.3), d.own(-0.35, 0.35)
-    x, y = _XX - d.own(-0.15, 0.15), _YY - d.own(-0.15, 0.15)
+    x, y = d.x - d.own(-0.15, 0.15), d.y - d.own(-0.15, 0.15)
     u = (np.cos(turn) * x + np.sin(turn) * y) * wide + slant * y
     v = (-np.sin(turn) * x + np.cos(turn) * y) * high
-    up = resample_matrix(5, PICTURE_SIDE)
+    up = resample_matrix(5, d.size)
     strength = d.own(0.0, 0.12)
     bend = lambda: strength * (up @ d.noise(5, 5) @ up.T)  # noqa: E731
     return u + bend(), v + bend()

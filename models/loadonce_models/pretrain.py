@@ -1,9 +1,11 @@
-"""Pretrains the sense network on generated data, within a budget of CPU time.
+"""Pretrains a sense network on generated data.
 
-    python -m loadonce_models.pretrain --out build/sense-tiny --minutes 25
+    python -m loadonce_models.pretrain --scale tiny --out build/sense-tiny
 
-The budget counts this process's CPU time, data generation included. A run that
-is interrupted goes on from its last checkpoint.
+The number of steps is fixed, so that the same run gives about the same network
+on every machine. A run that is interrupted goes on from its last checkpoint. A
+CUDA device is used where there is one; on processors that multiply bf16 in
+hardware the matrix products run in bf16.
 """
 
 from __future__ import annotations
@@ -20,80 +22,81 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from . import machines, pictures, signals
-from .network import Sense
-from .objectives import Heads, losses, total
-from .preprocess import PICTURE_IDS, WINDOW_IDS, tile
+from . import batches, machines, pictures, signals
+from .distil import Teacher
+from .network import SCALES, Sense, pool
+from .objectives import SKETCH, Heads, losses, total
 
-WINDOW_TEMPLATES, PICTURE_TEMPLATES, VARIANTS = 64, 40, 2
-# Early on only this many of a picture's 64 tokens are kept, which buys steps.
-PICTURE_KEPT, ALL_TOKENS_FROM = 32, 0.8
-PEAK_RATE, WARM_UP = 1.5e-3, 100
-CHECKPOINT_EVERY_S = 60.0
-
-
-def _labels(batch: signals.Batch) -> dict[str, Tensor]:
-    repeat = lambda a: torch.tensor(a).repeat_interleave(VARIANTS)  # noqa: E731
-    return {"family": repeat(batch.family), "detail": repeat(batch.detail), "pitch": repeat(batch.pitch)}
+# Steps of a run: below 30, 60 and 150 minutes on two cores that multiply bf16 in hardware.
+STEPS = {"tiny": 7000, "small": 7000, "base": 10000}
+PEAK_RATE = {"tiny": 1.5e-3, "small": 1.2e-3, "base": 8e-4}
+WARM_UP = 150
+CHECKPOINT_EVERY_S, REPORT_EVERY = 60.0, 50
 
 
-def _inputs(modality: str, rng: np.random.Generator, progress: float) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """Patches [rows, tokens, 16], ids [rows, tokens] and labels of one fresh batch."""
-    if modality == "window":
-        batch = signals.windows(rng, WINDOW_TEMPLATES, VARIANTS)
-        patches, ids = torch.tensor(batch.x).view(-1, 16, 16), torch.tensor(WINDOW_IDS)
-        return patches, ids.expand(len(patches), -1), _labels(batch)
-    batch = pictures.pictures(rng, PICTURE_TEMPLATES, VARIANTS)
-    patches = torch.tensor(np.ascontiguousarray(tile(batch.x))).view(-1, 64, 16)
-    ids = torch.tensor(PICTURE_IDS).expand(len(patches), -1)
-    if progress < ALL_TOKENS_FROM:
-        kept = torch.tensor(rng.random(ids.shape)).argsort(1)[:, :PICTURE_KEPT]
-        patches, ids = patches.gather(1, kept[..., None].expand(-1, -1, 16)), ids.gather(1, kept)
-    return patches, ids, _labels(batch)
+def _rate(peak: float, step: int, progress: float) -> float:
+    return peak * min(1.0, (step + 1) / WARM_UP) * (0.5 + 0.5 * math.cos(math.pi * progress)) + 1e-6
 
 
-def _hidden(shape: tuple[int, ...], rng: np.random.Generator) -> Tensor:
-    """Half of the samples stay whole, as they are in use; of the others 40 % is covered."""
-    covered = rng.random((shape[0], 1)) < 0.5
-    return torch.tensor((rng.random(shape) < 0.4) & covered)
-
-
-def _rate(step: int, progress: float) -> float:
-    return PEAK_RATE * min(1.0, (step + 1) / WARM_UP) * (0.5 + 0.5 * math.cos(math.pi * progress)) + 1e-6
+def fast_bf16(device: str) -> bool:
+    """Whether matrix products in bf16 are faster here."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported()
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 class Run:
     """Weights, optimizer and counters of one pretraining run."""
 
-    def __init__(self, seed: int):
+    def __init__(self, scale: str, steps: int, seed: int, device: str, teacher: Teacher | None = None):
         torch.manual_seed(seed)
-        self.seed = seed
-        self.net = Sense()
-        self.heads = torch.nn.ModuleDict(
-            {
-                "window": Heads(self.net.shape, len(signals.FAMILIES), len(machines.FAULTS)),
-                "picture": Heads(self.net.shape, pictures.FAMILIES, pictures.DETAILS),
-            }
-        )
-        self.parameters = [*self.net.parameters(), *self.heads.parameters()]
-        matrices = [p for p in self.parameters if p.ndim > 1]
-        vectors = [p for p in self.parameters if p.ndim < 2]
+        self.scale, self.steps, self.seed, self.device, self.teacher = scale, steps, seed, device, teacher
+        shape = SCALES[scale]
+        self.net = Sense(shape).to(device)
+        kinds = {
+            "window": (len(signals.FAMILIES), len(machines.FAULTS)),
+            "picture": (pictures.FAMILIES, pictures.DETAILS),
+        }
+        self.heads = torch.nn.ModuleDict({name: Heads(shape, *sizes, SKETCH[name]) for name, sizes in kinds.items()})
+        self.heads.to(device)
+        parameters = [*self.net.parameters(), *self.heads.parameters()]
+        if teacher:
+            parameters += teacher.readouts(shape).to(device).parameters()
+        self.parameters = parameters
+        matrices = [p for p in parameters if p.ndim > 1]
+        vectors = [p for p in parameters if p.ndim < 2]
         groups = [{"params": matrices, "weight_decay": 0.02}, {"params": vectors, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=PEAK_RATE, betas=(0.9, 0.98))
+        self.optimizer = torch.optim.AdamW(groups, lr=PEAK_RATE[scale], betas=(0.9, 0.98))
+        self.bf16 = fast_bf16(device)
         self.step, self.cpu_s = 0, 0.0
 
-    def advance(self, progress: float) -> dict[str, float]:
+    def _parts(self, modality: str, batch: batches.Batch) -> dict[str, Tensor]:
+        heads = self.heads[modality]
+        patches, ids, hide = (part.to(self.device) for part in batch[:3])
+        labels = {name: value.to(self.device) for name, value in batch.labels.items()}
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
+            exits = [h.float() for h in self.net(patches, ids, hide, heads.cover)]
+        pooled = [pool(h) for h in exits]
+        parts = losses(heads, pooled, exits[-1], patches, hide, labels, batches.VARIANTS)
+        if self.teacher:
+            with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
+                parts["teacher"] = self.teacher.loss(pooled, patches, ids)
+        return parts
+
+    def advance(self) -> dict[str, float]:
         """One optimizer step on a window batch and a picture batch."""
         rng = np.random.default_rng([self.seed, self.step])
+        progress = self.step / self.steps
         for group in self.optimizer.param_groups:
-            group["lr"] = _rate(self.step, progress)
+            group["lr"] = _rate(PEAK_RATE[self.scale], self.step, progress)
         self.optimizer.zero_grad()
         seen = {}
-        for modality, heads in self.heads.items():
-            patches, ids, labels = _inputs(modality, rng, progress)
-            hide = _hidden(patches.shape[:2], rng)
-            exits = self.net(patches, ids, hide, heads.cover)
-            parts = losses(heads, exits, patches, hide, labels, VARIANTS)
+        for modality in self.heads:
+            parts = self._parts(modality, batches.fresh(modality, rng, progress))
             (total(parts) / len(self.heads)).backward()
             seen |= {f"{modality} {name}": value.item() for name, value in parts.items()}
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
@@ -104,58 +107,73 @@ class Run:
     def save(self, path: Path) -> None:
         """Writes a checkpoint; the rename keeps the older one whole if this is interrupted."""
         state = {"net": self.net.state_dict(), "heads": self.heads.state_dict(), "step": self.step}
-        torch.save(state | {"optimizer": self.optimizer.state_dict(), "cpu_s": self.cpu_s}, path.with_suffix(".new"))
+        state |= {"optimizer": self.optimizer.state_dict(), "cpu_s": self.cpu_s, "steps": self.steps}
+        if self.teacher:
+            state["readouts"] = self.teacher.heads.state_dict()
+        torch.save(state, path.with_suffix(".new"))
         os.replace(path.with_suffix(".new"), path)
 
     def load(self, path: Path) -> None:
-        """Goes on from a checkpoint."""
-        state = torch.load(path)
+        """Goes on from a checkpoint of the same plan."""
+        state = torch.load(path, map_location=self.device)
+        if state["steps"] != self.steps:
+            raise SystemExit(f"{path} is of a run of {state['steps']} steps, not {self.steps}; remove it or ask for those")
         self.net.load_state_dict(state["net"])
         self.heads.load_state_dict(state["heads"])
+        if self.teacher:
+            self.teacher.heads.load_state_dict(state["readouts"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.cpu_s = state["step"], state["cpu_s"]
 
 
 def weights(net: Sense) -> dict[str, Tensor]:
     """The network's fp32 weights as stored in `weights.safetensors`."""
-    return {name: value.detach().contiguous() for name, value in net.state_dict().items()}
+    return {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
+
+
+def train(run: Run, out: Path) -> None:
+    """Runs to the last step, with progress and checkpoints."""
+    checkpoint = out / "checkpoint.pt"
+    save_file(weights(run.net), out / "random.safetensors")
+    if checkpoint.exists():
+        run.load(checkpoint)
+        print(f"goes on from step {run.step}", flush=True)
+    before, first, cpu0, start = run.cpu_s, run.step, time.process_time(), time.monotonic()
+    saved, seen = start, {}
+    while run.step < run.steps:
+        for name, value in run.advance().items():
+            seen.setdefault(name, []).append(value)
+        now = time.monotonic()
+        run.cpu_s = before + time.process_time() - cpu0
+        if run.step % REPORT_EVERY == 0:
+            left = (now - start) / (run.step - first) * (run.steps - run.step) / 60
+            means = " ".join(f"{name} {np.mean(values):.3f}" for name, values in seen.items())
+            print(f"step {run.step}/{run.steps} cpu {run.cpu_s:.0f}s, {left:.0f} min left: {means}", flush=True)
+            seen.clear()
+        if now - saved > CHECKPOINT_EVERY_S or run.step == run.steps:
+            run.save(checkpoint)
+            save_file(weights(run.net), out / "weights.safetensors")
+            saved = now
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scale", choices=SCALES, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=25.0, help="CPU minutes of this process")
-    parser.add_argument("--wall-minutes", type=float, default=60.0, help="stop here at the latest, on a busy machine")
+    parser.add_argument("--steps", type=int, help="another number of steps than the scale's own")
+    parser.add_argument("--teacher", type=Path, help="build folder of a larger scale to distil from")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
-    run, checkpoint = Run(args.seed), args.out / "checkpoint.pt"
-    save_file(weights(run.net), args.out / "random.safetensors")
-    if checkpoint.exists():
-        run.load(checkpoint)
-    before, cpu0, wall0, saved, progress = run.cpu_s, time.process_time(), time.monotonic(), time.monotonic(), 0.0
-    seen: dict[str, list[float]] = {}
-    while True:
-        run.cpu_s = before + time.process_time() - cpu0
-        wall_s = time.monotonic() - wall0
-        # Never backwards: the schedule follows whichever budget runs out first.
-        progress = max(progress, run.cpu_s / (60 * args.minutes), wall_s / (60 * args.wall_minutes))
-        if progress >= 1:
-            break
-        for name, value in run.advance(progress).items():
-            seen.setdefault(name, []).append(value)
-        if run.step % 50 == 0:
-            means = " ".join(f"{name} {np.mean(values):.3f}" for name, values in seen.items())
-            print(f"step {run.step} cpu {run.cpu_s:.0f}s wall {wall_s:.0f}s {means}", flush=True)
-            seen.clear()
-        if time.monotonic() - saved > CHECKPOINT_EVERY_S:
-            run.save(checkpoint)
-            save_file(weights(run.net), args.out / "weights.safetensors")
-            saved = time.monotonic()
-    run.save(checkpoint)
-    save_file(weights(run.net), args.out / "weights.safetensors")
-    summary = {"cpu_minutes": round(run.cpu_s / 60, 2), "steps": run.step, "seed": args.seed}
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    teacher = Teacher(args.teacher, device) if args.teacher else None
+    run = Run(args.scale, args.steps or STEPS[args.scale], args.seed, device, teacher)
+    print(f"{args.scale} on {device}, {'bf16' if run.bf16 else 'fp32'} products, {run.steps} steps", flush=True)
+    train(run, args.out)
+    summary = {"scale": args.scale, "cpu_minutes": round(run.cpu_s / 60, 2), "steps": run.step, "seed": args.seed}
+    summary |= {"device": device, "bf16": run.bf16, "teacher": args.teacher.name if args.teacher else None}
     (args.out / "pretrain.json").write_text(json.dumps(summary) + "\n")
     print(summary)
 

@@ -7,13 +7,15 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+# Rows of the embedding table.
+ROWS = 320
 Weights = dict[str, NDArray[np.float32]]
 _erf = np.vectorize(math.erf)
 
 
-def random_weights(rng: np.random.Generator, layers: int = 4, width: int = 32, hidden: int = 64) -> Weights:
+def random_weights(rng: np.random.Generator, layers: int = 4, width: int = 64, hidden: int = 96) -> Weights:
     """A small network with nothing left at its default, so that no term can be missing."""
-    shapes = {"embed.weight": (width, 16), "embed.bias": (width,), "table": (80, width)}
+    shapes = {"embed.weight": (width, 16), "embed.bias": (width,), "table": (ROWS, width)}
     for k in range(layers):
         p = f"layers.{k}"
         shapes |= {f"{p}.norm_{n}.{part}": (width,) for n in (1, 2) for part in ("weight", "bias")}
@@ -44,7 +46,7 @@ def _layer(h: NDArray, w: Weights, p: str, heads: int) -> NDArray:
     return h + x @ w[f"{p}.down.weight"].T.astype(float) + w[f"{p}.down.bias"]
 
 
-def pooled(w: Weights, patches: NDArray, ids: NDArray, layers: int = 4, heads: int = 4) -> NDArray:
+def pooled(w: Weights, patches: NDArray, ids: NDArray, layers: int = 4, heads: int = 2) -> NDArray:
     """Tokens [T, 16] to pooled features [exits, 2 width], an exit after every second layer."""
     h = patches @ w["embed.weight"].T.astype(float) + w["embed.bias"] + w["table"][ids]
     out = []

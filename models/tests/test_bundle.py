@@ -9,17 +9,20 @@ from safetensors.numpy import load_file
 
 from loadonce_models import bundle
 from loadonce_models.features import project
-from loadonce_models.preprocess import WINDOW_IDS
+from loadonce_models.preprocess import window_ids
 from loadonce_models.signals import windows
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "models/bundles/sense-tiny"
+BUNDLES = sorted((ROOT / "models/bundles").iterdir())
 FEATURES = load_file(ROOT / "tests/golden/features.safetensors")
 
 
-def test_every_hash_holds_and_the_size_is_in_bounds() -> None:
-    assert len(bundle.verify(FOLDER)) == 64
-    assert sum(path.stat().st_size for path in FOLDER.iterdir()) <= bundle.SIZE_LIMIT
+@pytest.mark.parametrize("folder", BUNDLES, ids=lambda folder: folder.name)
+def test_every_hash_holds_and_the_size_is_in_bounds(folder: Path) -> None:
+    assert len(bundle.verify(folder)) == 64
+    scale = tomllib.loads((folder / bundle.MANIFEST).read_text())["scale"]
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= bundle.SIZE_LIMITS[scale]
 
 
 @pytest.mark.parametrize("name", ["segment-2.onnx", "features.safetensors"])
@@ -43,7 +46,11 @@ def test_an_unlisted_file_is_refused(tmp_path: Path) -> None:
 def test_golden_features(name: str) -> None:
     backbone = bundle.Backbone(FOLDER)
     sample = FEATURES[f"{name}.in"]
-    z = backbone.picture(sample) if name.startswith("picture") else backbone.window(sample)
+    size, colour = FEATURES[f"{name}.plan"]
+    if name.startswith("picture"):
+        z = backbone.picture(sample, size, bool(colour))
+    else:
+        z = backbone.window(sample, size)
     for k in range(z.shape[1]):
         golden = FEATURES[f"{name}.z{k + 1}"]
         assert golden.shape == z[:, k].shape
@@ -52,21 +59,23 @@ def test_golden_features(name: str) -> None:
         assert cosine.min() > 0.995
 
 
-def test_features_are_scaled_for_the_clamp() -> None:
+@pytest.mark.parametrize("folder", BUNDLES, ids=lambda folder: folder.name)
+def test_features_are_scaled_for_the_clamp(folder: Path) -> None:
     # Also catches a projection stored in the wrong memory order, which no hash would notice.
-    backbone = bundle.Backbone(FOLDER)
-    x = windows(np.random.default_rng(9), 300, 1).x.reshape(-1, 16, 16)
-    z = project(backbone.engine.pooled_all(x, WINDOW_IDS), backbone.features)
+    backbone = bundle.Backbone(folder)
+    x = windows(np.random.default_rng(9), 300, 1).x.reshape(300, -1, 16)
+    z = project(backbone.engine.pooled_all((patches, window_ids(256)) for patches in x), backbone.features)
     square = (z**2).mean(0)
     assert square.min() > 0.02
     assert square.max() < 3
     assert (np.abs(z) > 8).mean() < 1e-4
 
 
-def test_segments_hold_what_both_engines_want() -> None:
-    manifest = tomllib.loads((FOLDER / bundle.MANIFEST).read_text())
+@pytest.mark.parametrize("folder", BUNDLES, ids=lambda folder: folder.name)
+def test_segments_hold_what_both_engines_want(folder: Path) -> None:
+    manifest = tomllib.loads((folder / bundle.MANIFEST).read_text())
     for part in manifest["segments"]:
-        model = onnx.load(FOLDER / part["file"])
+        model = onnx.load(folder / part["file"])
         assert (model.ir_version, model.opset_import[0].version) == (8, manifest["opset"])
         assert not model.graph.value_info
         assert [i.name for i in model.graph.input] == part["inputs"]

@@ -3,14 +3,14 @@ from reference import pooled, random_weights
 
 from loadonce_models import export
 from loadonce_models.engine import Engine
-from loadonce_models.preprocess import PICTURE_IDS, WINDOW_IDS
+from loadonce_models.preprocess import picture_ids, window_ids
 
 
 def test_exported_graph_is_the_network() -> None:
     rng = np.random.default_rng(3)
     weights = random_weights(rng)
     engine = Engine([export.segment(weights, number).SerializeToString() for number in (1, 2)])
-    for ids in (WINDOW_IDS, PICTURE_IDS, PICTURE_IDS[5:12]):
+    for ids in (window_ids(256), picture_ids(32), picture_ids(64)[5:12]):
         patches = rng.normal(size=(len(ids), 16)).astype(np.float32)
         np.testing.assert_allclose(engine.pooled(patches, ids), pooled(weights, patches, ids), rtol=0, atol=2e-5)
 

@@ -19,3 +19,4 @@ def test_channels_share_the_features() -> None:
     assert joined.shape == (3, 6 * 42)
     np.testing.assert_array_equal(joined[1, 42:84], z[1, 1, :42])
     assert combine(z[:1], 256).shape == (3, 128)
+    assert combine(z, 256, extras=12).shape == (3, 6 * 40)

@@ -1,0 +1,75 @@
+"""What is measured, read from models/protocol.toml, and the task manifests that follow from it."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import blake3
+
+from ..data import MODELS, Data
+
+PATH = MODELS / "protocol.toml"
+# Of `input` in a task manifest; a bundle of format 1 has one length, one side, no colour and no levels.
+_WINDOW_KEYS, _PICTURE_KEYS = ("points", "levels", "range"), ("side", "colour", "levels")
+
+
+@lru_cache
+def protocol() -> dict[str, Any]:
+    """The whole file."""
+    return tomllib.loads(PATH.read_text())
+
+
+def digest(*parts: object) -> str:
+    """Names a cached result by everything it depends on."""
+    return blake3.blake3(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _value(value: object) -> str:
+    # JSON's numbers, texts, lists and booleans are TOML's.
+    return json.dumps(value)
+
+
+def _table(values: dict[str, object]) -> str:
+    return "{ " + ", ".join(f"{key} = {_value(value)}" for key, value in values.items()) + " }"
+
+
+def input_of(spec: dict[str, Any], data: Data, bundle_format: int) -> dict[str, object]:
+    """The manifest's `input` for a set."""
+    modality = spec["modality"]
+    out: dict[str, object] = {"modality": modality}
+    if modality == "window":
+        out["channels"] = data.channels
+    if bundle_format >= 2:
+        keys = {"window": _WINDOW_KEYS, "picture": _PICTURE_KEYS, "text": ()}[modality]
+        out |= {key: spec[key] for key in keys if key in spec}
+    return out
+
+
+def manifest(name: str, spec: dict[str, Any], data: Data, backbone: str, bundle_format: int) -> str:
+    """A classify task as `loadonce evaluate` reads it."""
+    fixed = protocol()["classify"]
+    module = {"kind": "moments", "rank": fixed["rank"], "features": fixed["features"]}
+    exits = {key: fixed["exits"][key] for key in ("max_disagreement", "confidence")}
+    training = {key: fixed[key] for key in ("epochs", "batch", "learning_rate", "weight_decay", "dropout")}
+    lines = [
+        f"name = {_value(name)}",
+        'kind = "classify"',
+        f"backbone = {_value(backbone)}",
+        f"classes = {_value(data.classes)}",
+        f"input = {_table(input_of(spec, data, bundle_format))}",
+        f"module = {_table(module)}",
+        f"exits = {_table(exits)}",
+        f"training = {_table(training | {'patience': 0})}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def write_if_new(path: Path, text: str) -> None:
+    """Writes a text file; one that is the same keeps its time."""
+    if not path.exists() or path.read_text() != text:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)

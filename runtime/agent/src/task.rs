@@ -2,7 +2,7 @@
 
 use crate::samples::Tag;
 use crate::serving::Active;
-use loadonce_backbone::{Bundle, InputSpec};
+use loadonce_backbone::{Bundle, InputError, InputSpec, Preparer, WindowSpec};
 use loadonce_control::{Input, ManifestError, Pointer, Stable, TaskManifest, Wants};
 use loadonce_module::{Dataset, Shape, label_counts, log_prior};
 use loadonce_store::Slots;
@@ -67,7 +67,7 @@ pub(crate) struct Task {
     /// Directions taken from each channel.
     pub per_channel: usize,
     /// How samples are prepared.
-    pub input: InputSpec,
+    pub input: Preparer,
     /// What the aggregator last announced.
     pub pointer: Option<Pointer>,
     /// What is served.
@@ -116,6 +116,9 @@ pub(crate) enum TaskError {
     /// The manifest is not valid.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
+    /// The backbone does not take the declared input.
+    #[error(transparent)]
+    Input(#[from] InputError),
     /// Stored labels would get another meaning.
     #[error(
         "its classes are no longer {known}, with or without more behind them; classes may only be appended, so give the changed task a new name"
@@ -139,10 +142,15 @@ impl Task {
             return Err(TaskError::WrongBackbone { wanted, loaded });
         }
         let shape = manifest.shape(bundle.exits(), bundle.directions())?;
-        let input = match manifest.input {
-            Input::Window { channels, length } => InputSpec::Window { channels, length },
-            Input::Picture {} => InputSpec::Picture {},
-        };
+        let input = Preparer::new(
+            bundle,
+            &match manifest.input {
+                Input::Window { channels, length } => {
+                    InputSpec::Window(WindowSpec { channels, length, ..WindowSpec::default() })
+                }
+                Input::Picture {} => InputSpec::picture(),
+            },
+        )?;
         let features_of = manifest.features_of(bundle.fingerprint(), bundle.directions());
         let shape_hash = shape.fingerprint(&manifest.classes, &features_of);
         Ok(Self {

@@ -4,7 +4,7 @@
 use super::error::DemoError;
 use super::metrics::{accuracy_on_mix, class_mix, least, mean};
 use crate::data::DataSet;
-use loadonce_backbone::{Backbone, InputSpec, prepare};
+use loadonce_backbone::{Backbone, InputSpec, Preparer, WindowSpec};
 use loadonce_control::{Input, TaskManifest};
 use loadonce_module::{
     Dataset, Personalizer, Progress, Recipe, Shape, Sums, TrainConfig, Trainer, argmax, dequantize, forward,
@@ -68,11 +68,14 @@ impl Judge {
         let shape = manifest.shape(bundle.exits(), bundle.directions()).map_err(|e| failed(e.to_string()))?;
         let per_channel = manifest.features_per_channel(bundle.directions());
         let spec = match manifest.input {
-            Input::Window { channels, length } => InputSpec::Window { channels, length },
-            Input::Picture {} => InputSpec::Picture {},
+            Input::Window { channels, length } => {
+                InputSpec::Window(WindowSpec { channels, length, ..WindowSpec::default() })
+            }
+            Input::Picture {} => InputSpec::picture(),
         };
+        let preparer = Preparer::new(bundle, &spec).map_err(|e| failed(e.to_string()))?;
         let features = |sample: usize| -> Result<Vec<f32>, DemoError> {
-            let input = prepare(&spec, &data.payloads[sample]).map_err(|e| failed(e.to_string()))?;
+            let input = preparer.prepare(&data.payloads[sample]).map_err(|e| failed(e.to_string()))?;
             let mut pass = backbone.begin(&input);
             let (mut all, mut z) = (Vec::with_capacity(shape.exits * shape.features), Vec::new());
             while pass.next_exit(per_channel, &mut z).map_err(|e| DemoError::Backbone(e.to_string()))? {

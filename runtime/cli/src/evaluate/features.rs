@@ -2,7 +2,7 @@
 
 use super::error::EvaluateError;
 use crate::data::DataSet;
-use loadonce_backbone::{Backbone, InputSpec, prepare};
+use loadonce_backbone::{Backbone, InputSpec, PictureSpec, Preparer, WindowSpec};
 use loadonce_control::{Input, TaskManifest};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
@@ -48,15 +48,16 @@ impl Features {
     ) -> Result<Self, EvaluateError> {
         let bundle = backbone.bundle();
         let (exits, directions) = (bundle.exits(), bundle.directions());
-        let spec = spec_of(&manifest.input);
+        let failed = |e: &dyn std::fmt::Display| EvaluateError::Backbone(e.to_string());
+        let preparer = Preparer::new(bundle, &spec_of(&manifest.input)).map_err(|e| failed(&e))?;
         let per_channel = manifest.features_per_channel(directions);
         let width = per_channel * manifest.input.channels();
         let one = |sample: usize| -> Result<Vec<f32>, EvaluateError> {
             let refused = |what: String| EvaluateError::Sample { sample, path: path.to_owned(), what };
-            let input = prepare(&spec, &set.payloads[sample]).map_err(|e| refused(e.to_string()))?;
+            let input = preparer.prepare(&set.payloads[sample]).map_err(|e| refused(e.to_string()))?;
             let mut pass = backbone.begin(&input);
             let (mut all, mut z) = (Vec::with_capacity(exits * width), Vec::new());
-            while pass.next_exit(per_channel, &mut z).map_err(|e| EvaluateError::Backbone(e.to_string()))? {
+            while pass.next_exit(per_channel, &mut z).map_err(|e| failed(&e))? {
                 all.extend_from_slice(&z);
             }
             Ok(all)
@@ -140,8 +141,10 @@ impl Features {
 /// The backbone's word for a task's input.
 fn spec_of(input: &Input) -> InputSpec {
     match *input {
-        Input::Window { channels, length } => InputSpec::Window { channels, length },
-        Input::Picture {} => InputSpec::Picture {},
+        Input::Window { channels, length } => {
+            InputSpec::Window(WindowSpec { channels, length, ..WindowSpec::default() })
+        }
+        Input::Picture {} => InputSpec::Picture(PictureSpec::default()),
     }
 }
 

@@ -28,31 +28,43 @@ class Bundle:
     folder: Path
     name: str
     scale: str
-    format: int
     modalities: tuple[str, ...]
     exits: int
     directions: int
+    lengths: tuple[int, ...]
+    sides: tuple[int, ...]
     fingerprint: str
+
+    def fit(self, key: str, asked: int) -> int:
+        """The size that is asked for, or the largest below it (else the smallest) where the bundle lacks it."""
+        sizes = self.lengths if key == "points" else self.sides
+        return max((size for size in sizes if size <= asked), default=min(sizes, default=asked))
 
 
 def read(folder: Path) -> Bundle:
-    """Reads a bundle of format 1 or 2."""
+    """Reads a bundle's manifest."""
     raw = (folder / MANIFEST).read_bytes()
     text = tomllib.loads(raw.decode())
-    named = text["input"].get("modalities")
-    modalities = tuple(named or [m for m in ("window", "picture", "text") if m in text["input"]])
+    taken = text["input"]
     return Bundle(
-        folder, text["name"], text.get("scale", ""), text["format"], modalities, len(text["segments"]),
-        text["features"]["directions"], blake3.blake3(raw).hexdigest(),
+        folder, text["name"], text.get("scale", ""), tuple(m for m in ("window", "picture", "text") if m in taken),
+        len(text["segments"]), text["features"]["directions"], tuple(taken.get("window", {}).get("lengths", ())),
+        tuple(taken.get("picture", {}).get("sides", ())), blake3.blake3(raw).hexdigest(),
     )  # fmt: skip
 
 
 def found() -> list[Bundle]:
-    """Every bundle in models/bundles, committed or built, the sense backbones first and by size."""
-    bundles = [read(path.parent) for path in (MODELS / "bundles").glob(f"*/{MANIFEST}")]
+    """Every bundle there is, committed (models/bundles) or built (models/build), the sense backbones first, by size."""
+    bundles: dict[str, Bundle] = {}
+    build = MODELS / "build"
+    places = [*(MODELS / "bundles").glob("*"), *build.glob("sense-*/bundles/*"), *build.glob("*"), *build.glob("*/*")]
+    for folder in places:
+        if (folder / MANIFEST).is_file() and not folder.name.endswith("-random") and folder.parent.name != "twins":
+            bundle = read(folder)
+            bundles.setdefault(bundle.name, bundle)
     order = ["tiny", "small", "base"]
     size = lambda b: order.index(b.scale) if b.scale in order else len(order)  # noqa: E731
-    return sorted(bundles, key=lambda b: ("window" not in b.modalities, size(b), b.name))
+    return sorted(bundles.values(), key=lambda b: ("window" not in b.modalities, size(b), b.name))
 
 
 def _fp32(original: Bundle, weights: Path, folder: Path) -> Bundle:

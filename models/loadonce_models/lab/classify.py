@@ -10,7 +10,9 @@ import json
 import subprocess
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -39,17 +41,25 @@ class Lab:
         """Progress, with the time."""
         print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
 
-    def cached(self, kind: str, key: list[object], make: Callable[[], Any]) -> Any:
+    def path(self, kind: str, name: str, key: list[object]) -> Path:
+        """Where a result is kept."""
+        return self.work / "results" / f"{name}-{kind.replace(' ', '-')}-{digest(kind, key)}.json"
+
+    def keep(self, kind: str, name: str, key: list[object], result: Any) -> None:
+        """Keeps a result; a reader never sees half of it."""
+        path = self.path(kind, name, key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(result))
+        part.replace(path)
+
+    def cached(self, kind: str, name: str, key: list[object], make: Callable[[], Any]) -> Any:
         """The result of `make`, from its file when there is one."""
-        path = self.work / "results" / f"{kind}-{digest(kind, key)}.json"
+        path = self.path(kind, name, key)
         if not path.exists():
             begun = time.monotonic()
-            made = make()
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(".part")
-            part.write_text(json.dumps(made))
-            part.replace(path)
-            self.say(f"{kind}: {time.monotonic() - begun:.0f} s")
+            self.keep(kind, name, key, make())
+            self.say(f"{name}, {kind}: {time.monotonic() - begun:.0f} s")
         return json.loads(path.read_text())
 
     def evaluate(self, arguments: list[str | Path]) -> Any:
@@ -64,8 +74,8 @@ class Lab:
 
 def _bench(lab: Lab, name: str, spec: dict, data: Data, bundle: Bundle, more: list[str | Path]) -> Any:
     """One backbone on one set."""
-    task = lab.work / "tasks" / f"{name}-{bundle.name}-{bundle.format}.toml"
-    write_if_new(task, manifest(name, spec, data, bundle.name, bundle.format))
+    task = lab.work / "tasks" / f"{name}-{bundle.name}.toml"
+    write_if_new(task, manifest(name, spec, data, bundle))
     return lab.evaluate(["--task", task, "--data", sets.path(name), *more])
 
 
@@ -95,34 +105,50 @@ def measure(lab: Lab, name: str, bundle: Bundle, twins: dict[str, Bundle]) -> di
     file = features_file(lab, name, spec, bundle)
     own = ["--bundle", bundle.folder, "--features", file]
     out["pretrained"] = lab.cached(
-        f"{name} {bundle.name}", key, lambda: _bench(lab, name, spec, data, bundle, [*own, *_common(lab)])
+        bundle.name, name, key, lambda: _bench(lab, name, spec, data, bundle, [*own, *_common(lab)])
     )
     early = [*own, "--recipes", fixed["exits"]["recipe"], "--labels", ",".join(fixed["exits"]["labels_per_class"])]
     if not lab.quick:
         early_make = lambda: _bench(lab, name, spec, data, bundle, [*early, "--draws", str(lab.draws), "--exits"])  # noqa: E731
-        out["early"] = lab.cached(f"{name} {bundle.name} exits", key, early_make)
+        out["early"] = lab.cached(f"{bundle.name} exits", name, key, early_make)
     if "random" in twins:
         twin = twins["random"]
         more = ["--bundle", twin.folder, "--features", features_file(lab, name, spec, twin), *_common(lab)]
         out["random"] = lab.cached(
-            f"{name} {bundle.name} random", [twin.fingerprint, *base], lambda: _bench(lab, name, spec, data, twin, more)
+            f"{bundle.name} random", name, [twin.fingerprint, *base], lambda: _bench(lab, name, spec, data, twin, more)
         )
     if "fp32" in twins:
         out["int8"] = lab.cached(
-            f"{name} {bundle.name} fp32",
+            f"{bundle.name} fp32",
+            name,
             [twins["fp32"].fingerprint, *key],
             lambda: _int8(lab, name, spec, data, bundle, twins["fp32"]),
         )
-    out["raw"] = lab.cached(f"{name} raw", base, lambda: _raw(lab, name, spec, data, bundle))
+    out["raw"] = lab.cached("raw", name, base, lambda: _raw(lab, name, spec, data, bundle))
     if not lab.quick:
-        out["logistic"] = lab.cached(f"{name} logistic", base, lambda: raw.logistic(data, lab.labels, lab.draws))
+        out["logistic"] = lab.cached("logistic", name, base, lambda: raw.logistic(data, lab.labels, lab.draws))
         if bundle.scale == "tiny" and data.modality != "text":
-            out["scratch"] = lab.cached(
-                f"{name} scratch",
-                [_hash(name), spec, fixed["scratch"], "tiny"],
-                lambda: scratch.train(spec, data, "tiny"),
-            )
+            out["scratch"] = lab.cached("scratch", name, scratch_key(name), lambda: scratch.train(name, "tiny"))
     return out
+
+
+def scratch_key(name: str) -> list[object]:
+    """What training from scratch depends on."""
+    return [_hash(name), protocol()["sets"][name], protocol()["classify"]["scratch"], "tiny"]
+
+
+def scratch_all(lab: Lab, names: list[str]) -> None:
+    """Trains from scratch on several sets at a time, each on one thread, where there is no result yet."""
+    waiting = [name for name in names if not lab.path("scratch", name, scratch_key(name)).exists()]
+    if not waiting:
+        return
+    lab.say(f"training from scratch on {len(waiting)} sets, {lab.threads} at a time")
+    with ProcessPoolExecutor(lab.threads, mp_context=get_context("spawn")) as pool:
+        running = {pool.submit(scratch.train, name, "tiny"): name for name in waiting}
+        for done in as_completed(running):
+            name = running[done]
+            lab.keep("scratch", name, scratch_key(name), done.result())
+            lab.say(f"{name}: trained from scratch")
 
 
 def _raw(lab: Lab, name: str, spec: dict, data: Data, bundle: Bundle) -> Any:

@@ -11,10 +11,11 @@ from typing import Any
 import blake3
 
 from ..data import MODELS, Data
+from .backbones import Bundle
 
 PATH = MODELS / "protocol.toml"
-# Of `input` in a task manifest; a bundle of format 1 has one length, one side, no colour and no levels.
-_WINDOW_KEYS, _PICTURE_KEYS = ("points", "levels", "range"), ("side", "colour", "levels")
+# What `input` of a task manifest takes from the protocol.
+_KEYS = {"window": ("points", "levels", "range"), "picture": ("side", "colour", "levels"), "text": ()}
 
 
 @lru_cache
@@ -37,19 +38,17 @@ def _table(values: dict[str, object]) -> str:
     return "{ " + ", ".join(f"{key} = {_value(value)}" for key, value in values.items()) + " }"
 
 
-def input_of(spec: dict[str, Any], data: Data, bundle_format: int) -> dict[str, object]:
-    """The manifest's `input` for a set."""
+def input_of(spec: dict[str, Any], data: Data, bundle: Bundle) -> dict[str, object]:
+    """The manifest's `input` for a set on a backbone."""
     modality = spec["modality"]
     out: dict[str, object] = {"modality": modality}
     if modality == "window":
         out["channels"] = data.channels
-    if bundle_format >= 2:
-        keys = {"window": _WINDOW_KEYS, "picture": _PICTURE_KEYS, "text": ()}[modality]
-        out |= {key: spec[key] for key in keys if key in spec}
-    return out
+    out |= {key: spec[key] for key in _KEYS[modality] if key in spec}
+    return out | {key: bundle.fit(key, spec[key]) for key in ("points", "side") if key in out}
 
 
-def manifest(name: str, spec: dict[str, Any], data: Data, backbone: str, bundle_format: int) -> str:
+def manifest(name: str, spec: dict[str, Any], data: Data, bundle: Bundle) -> str:
     """A classify task as `loadonce evaluate` reads it."""
     fixed = protocol()["classify"]
     module = {"kind": "moments", "rank": fixed["rank"], "features": fixed["features"]}
@@ -58,9 +57,9 @@ def manifest(name: str, spec: dict[str, Any], data: Data, backbone: str, bundle_
     lines = [
         f"name = {_value(name)}",
         'kind = "classify"',
-        f"backbone = {_value(backbone)}",
+        f"backbone = {_value(bundle.name)}",
         f"classes = {_value(data.classes)}",
-        f"input = {_table(input_of(spec, data, bundle_format))}",
+        f"input = {_table(input_of(spec, data, bundle))}",
         f"module = {_table(module)}",
         f"exits = {_table(exits)}",
         f"training = {_table(training | {'patience': 0})}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data import Data, draw
+from ..data import Data, draw, load
 from .protocol import protocol
 
 
@@ -26,7 +26,7 @@ def _tokens(spec: dict, data: Data) -> tuple[NDArray[np.float32], list[NDArray[n
     )
 
 
-def train(spec: dict, data: Data, scale: str) -> dict[str, list[float]]:
+def train(name: str, scale: str) -> dict[str, list[float]]:
     """Test accuracy by labels per class, one per draw; budget and stopping rule as in the protocol.
 
     Empty for a set whose samples have more tokens than the protocol trains.
@@ -35,10 +35,10 @@ def train(spec: dict, data: Data, scale: str) -> dict[str, list[float]]:
     import torch.nn.functional as F
 
     from ..network import SCALES, Sense, pool
-
     from ..pretrain import fast_bf16
 
     torch.set_num_threads(1)
+    spec, data = protocol()["sets"][name], load(name)
     fixed, bf16 = protocol()["classify"]["scratch"], fast_bf16("cpu")
     patches, ids = _tokens(spec, data)
     if patches.shape[1] > fixed["tokens"]:

@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use loadonce_cli::demo::{self, DemoError};
-use loadonce_cli::{evaluate, feed};
+use loadonce_cli::{bench, evaluate, feed};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -24,6 +24,8 @@ enum Command {
     Feed(feed::Options),
     /// Makes a task's module from a data set on this machine and says how good it is
     Evaluate(evaluate::Options),
+    /// Times every exit of a backbone on this machine
+    Bench(bench::Options),
     /// Becomes PROGRAM, ended by the kernel when PARENT ends
     #[command(hide = true)]
     Tied {
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         Command::Evaluate(options) => {
             return ended(evaluate::run(&options), evaluate::EvaluateError::exit_code);
         }
+        Command::Bench(options) => return ended(bench::run(&options), bench::BenchError::exit_code),
         Command::Tied { parent, program, arguments } => {
             let error = demo::become_tied(parent, &program, &arguments);
             Err(DemoError::File { doing: "start", path: program, source: error })

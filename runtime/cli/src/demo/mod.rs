@@ -142,7 +142,8 @@ async fn prepare(options: &Options, progress: &mut Progress) -> Result<Setup, De
         .into_iter()
         .collect::<Result<Vec<_>, _>>()?;
     let bundle_dir = models.join("bundles").join(&tasks[0].manifest.backbone);
-    let library = library(options)?;
+    let library = crate::library::find(options.library.as_deref())
+        .map_err(|(path, source)| DemoError::File { doing: "find", path, source })?;
     let bundle = Bundle::open(&bundle_dir).map_err(|e| DemoError::Backbone(e.to_string()))?;
     let engine = EngineOptions { library: library.clone(), threads: 1, ..EngineOptions::default() };
     let backbone = Backbone::load(bundle, &engine).map_err(|e| DemoError::Backbone(e.to_string()))?;
@@ -187,18 +188,6 @@ fn nonce() -> String {
 
 fn absolute(path: &Path) -> Result<PathBuf, DemoError> {
     path.canonicalize().map_err(|source| DemoError::File { doing: "find", path: path.to_owned(), source })
-}
-
-/// The named library, or the one that the build fetched; `None` leaves the search to the engine.
-fn library(options: &Options) -> Result<Option<PathBuf>, DemoError> {
-    if let Some(path) = &options.library {
-        return absolute(path).map(Some);
-    }
-    if std::env::var_os("ORT_DYLIB_PATH").is_some() {
-        return Ok(None);
-    }
-    let fetched = Path::new("target/onnxruntime").join(std::env::consts::ARCH).join("libonnxruntime.so");
-    if fetched.is_file() { absolute(&fetched).map(Some) } else { Ok(None) }
 }
 
 #[cfg(test)]

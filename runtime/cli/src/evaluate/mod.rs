@@ -27,7 +27,7 @@ use loadonce_backbone::{Backbone, Bundle, EngineOptions};
 use loadonce_control::TaskManifest;
 use loadonce_module::Recipe;
 use report::Report;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Most draws.
 const MAX_DRAWS: u64 = 1000;
@@ -155,29 +155,15 @@ impl Options {
             }
             return Ok(features);
         }
-        let engine = EngineOptions { library: self.library()?, threads: 1, ..EngineOptions::default() };
+        let library = crate::library::find(self.library.as_deref())
+            .map_err(|(path, source)| EvaluateError::File { doing: "find", path, source })?;
+        let engine = EngineOptions { library, threads: 1, ..EngineOptions::default() };
         let backbone = Backbone::load(bundle, &engine).map_err(|e| failed(&e))?;
         let features = Features::compute(&backbone, manifest, set, &self.data, self.threads)?;
         if let Some(path) = &self.features {
             features.write(path)?;
         }
         Ok(features)
-    }
-
-    /// The named library, or the one that the build fetched; `None` leaves the search to the engine.
-    fn library(&self) -> Result<Option<PathBuf>, EvaluateError> {
-        let absolute = |path: &Path| {
-            let found = path.canonicalize();
-            found.map_err(|source| EvaluateError::File { doing: "find", path: path.to_owned(), source })
-        };
-        if let Some(path) = &self.library {
-            return absolute(path).map(Some);
-        }
-        if std::env::var_os("ORT_DYLIB_PATH").is_some() {
-            return Ok(None);
-        }
-        let fetched = Path::new("target/onnxruntime").join(std::env::consts::ARCH).join("libonnxruntime.so");
-        if fetched.is_file() { absolute(&fetched).map(Some) } else { Ok(None) }
     }
 }
 

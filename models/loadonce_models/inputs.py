@@ -289,6 +289,8 @@ def picture(payload: bytes, spec: dict, contract: dict) -> Sample:
     luma = pixels @ np.array([299.0, 587.0, 114.0]) / 1000 if colour else pixels
     out = Sample([], [], [], [])
     _add(out, _plane(luma, side), picture_ids(side, contract), 0.0)
+    # What is left below this is rounding.
+    out.constant = int(out.deviation[0] < 1e-9)
     if spec.get("colour"):
         for band in (2, 0):
             chroma = pixels[..., band] - luma if colour else np.zeros_like(luma)

@@ -141,6 +141,7 @@ impl Agent {
         }
         let task = self.tasks.get_mut(name).ok_or_else(|| Refusal::UnknownTask(name.to_owned()))?;
         let prepared = task.input.prepare(payload)?;
+        self.counters.treat(prepared.treatment());
         let mut features = Vec::with_capacity(task.shape.exits * task.shape.features);
         let mut pass = self.backbone.begin(&prepared);
         let active = task.active.as_ref();

@@ -79,9 +79,9 @@ mod tests {
 
     fn same(a: &[Vec<f64>], b: &[&[f64]]) -> bool {
         a.len() == b.len()
-            && a.iter().zip(b).all(|(a, b)| {
-                a.len() == b.len() && a.iter().zip(*b).all(|(a, b)| a == b || (a.is_nan() && b.is_nan()))
-            })
+            && a.iter()
+                .zip(b)
+                .all(|(a, b)| a.len() == b.len() && a.iter().zip(*b).all(|(a, b)| a.to_bits() == b.to_bits()))
     }
 
     #[test]

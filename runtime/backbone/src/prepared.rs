@@ -135,7 +135,7 @@ impl Channel {
         // Halves first: the sum of two finite numbers may not be one.
         let (middle, width) = (low / 2.0 + high / 2.0, high - low);
         let level = 4.0 * (self.mean - middle) / width;
-        let amplitude = ((self.deviation / width + (-12f64).exp2()).log2() + 4.0) / 2.0;
+        let amplitude = 0.5 * ((self.deviation / width + (-12f64).exp2()).log2() + 4.0);
         [level, amplitude].map(|v| v.clamp(-MOST_LEVEL, MOST_LEVEL) as f32)
     }
 }

@@ -17,6 +17,9 @@ pub const MAX_PAYLOAD_BYTES: usize = 4 << 20;
 /// Most numbers of a channel's tail.
 pub const MAX_TAIL: usize = 4096;
 
+/// Below this deviation, on a scale of 0 to 1, a picture is of one colour: what is left is rounding.
+const LEAST_VARIATION: f64 = 1e-9;
+
 /// Prepares the samples of one task for one bundle.
 #[derive(Clone, Debug)]
 pub struct Preparer(Plan);
@@ -147,7 +150,8 @@ impl Preparer {
             .channels
             .into_iter()
             .map(|numbers| {
-                treatment.constant += usize::from(numbers.iter().all(|v| v == &numbers[0]));
+                let first = numbers[0];
+                treatment.constant += usize::from(numbers.iter().all(|v| v.total_cmp(&first).is_eq()));
                 let mut resampled = Vec::with_capacity(*points);
                 resample(&numbers, *points, &mut resampled);
                 let mut channel = Channel::of_points(resampled, Arc::clone(token_ids));
@@ -168,7 +172,8 @@ fn picture_sample(
     chroma_ids: Option<&Arc<[i64]>>,
 ) -> Prepared {
     let luma = Channel::of_points(picture::tile(&planes.luma), Arc::clone(luma_ids));
-    let treatment = Treatment { constant: usize::from(luma.deviation == 0.0), ..Treatment::default() };
+    let treatment =
+        Treatment { constant: usize::from(luma.deviation < LEAST_VARIATION), ..Treatment::default() };
     let least = luma.deviation / 4.0;
     let mut channels = vec![luma];
     if let (Some(chroma), Some(ids)) = (planes.chroma, chroma_ids) {

@@ -7,7 +7,8 @@ mod support;
 
 use image::ColorType;
 use loadonce_backbone::{
-    InputError, InputSpec, MAX_CHANNELS, MAX_NUMBERS, MAX_PAYLOAD_BYTES, MAX_PICTURE_SIDE,
+    InputError, InputSpec, MAX_CHANNELS, MAX_NUMBERS, MAX_PAYLOAD_BYTES, MAX_PICTURE_SIDE, PictureSpec,
+    Range, WindowSpec,
 };
 use proptest::prelude::*;
 use support::{Golden, distance, encode, fixed_window, patches, png, prepare};
@@ -295,10 +296,24 @@ fn holds(spec: &InputSpec, payload: &[u8]) {
 }
 
 fn specs() -> impl Strategy<Value = InputSpec> {
+    let colour = PictureSpec { side: Some(48), colour: true, levels: true };
+    let rated = |channels: usize, length: Option<usize>, levels: bool| {
+        InputSpec::Window(WindowSpec {
+            channels,
+            length,
+            points: levels.then_some(64),
+            rate: levels.then_some(10.0),
+            range: levels.then_some(Range::All([-1.0, 1.0])),
+            levels,
+            ..WindowSpec::default()
+        })
+    };
     prop_oneof![
         Just(picture()),
-        (0usize..70, proptest::option::of(0usize..40)).prop_map(|(channels, length)| length
-            .map_or_else(|| window(channels), |length| fixed_window(channels, length))),
+        Just(InputSpec::Picture(colour)),
+        (0usize..70, proptest::option::of(0usize..40), any::<bool>())
+            .prop_map(move |(channels, length, levels)| rated(channels, length, levels)),
+        (1usize..4, any::<bool>()).prop_map(move |(channels, levels)| rated(channels, None, levels)),
     ]
 }
 
@@ -309,6 +324,9 @@ fn valid() -> impl Strategy<Value = Vec<u8>> {
         Just(encode(&ramp(9, 7), 9, 7, ColorType::Rgb8, image::ImageFormat::Jpeg)),
         Just(br#"{"channels":[[1,2.5,-3],[0.25,7,7.5]]}"#.to_vec()),
         Just(b"[[1,2,3],[4,5,6]]".to_vec()),
+        Just(br#"{"rate":20,"units":"g","channels":[[1,null,3,4,5],[4,5,6,7,8]]}"#.to_vec()),
+        Just(b"a;b\n1,5;2\n;3\n4;5\n6;7\n8;9\n10;11\n".to_vec()),
+        Just(b"1,2,nan,4,5,6,7,8,9,10".to_vec()),
         Just(raw(&[1.0, 2.0, 3.0, 4.0])),
     ]
 }

@@ -23,15 +23,16 @@ fn tokenizer() -> Vec<u8> {
 
 /// A text bundle whose only real file is the tokenizer: enough to prepare, not to run.
 fn tokenizer_bundle(dir: &Path, tokenizer: &[u8], max_tokens: usize) -> Result<Bundle, BundleError> {
-    let mut listed = String::new();
+    let mut listed = Vec::new();
     for (name, content) in
         [("tokenizer.json", tokenizer), ("segment-1.onnx", b"x"), ("features.safetensors", b"y")]
     {
         fs::write(dir.join(name), content).unwrap();
         let sha =
             Sha256::digest(content).iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
-        listed += &format!("\"{name}\" = \"{sha}\"\n");
+        listed.push(format!("\"{name}\" = \"{sha}\""));
     }
+    let listed = listed.join("\n");
     let text = format!(
         r#"format = 2
 name = "words"
@@ -113,7 +114,7 @@ fn a_thousand_texts_have_the_references_ids() {
         assert!(prepared.channels()[0].patches().is_empty() && prepared.levels().is_empty());
     }
     println!("{} texts equal, {nothing} of them with nothing to read", texts.len() - wrong.len());
-    assert!(nothing >= 5 && nothing < 40, "{nothing}");
+    assert!((5..40).contains(&nothing), "{nothing}");
     assert!(
         wrong.is_empty(),
         "{} of {} differ:\n{}",

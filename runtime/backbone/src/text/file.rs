@@ -37,6 +37,7 @@ pub(crate) struct File {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "the keys of the file")]
 struct AddedToken {
     id: u32,
     content: String,

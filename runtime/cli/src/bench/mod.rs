@@ -194,7 +194,7 @@ fn write(report: &Report, out: Option<&Path>) -> Result<(), BenchError> {
     for row in &report.latency {
         print!("{:<8} {:>5} {:>4} tokens", row.modality, row.size, row.tokens);
         for exit in &row.exits {
-            print!("  exit {} {:.3} ms", exit.exit, exit.int8_ms);
+            print!("  exit {} {:.3} ms", exit.number, exit.int8_ms);
             if let Some(ratio) = exit.ratio {
                 print!(" ({ratio:.2})");
             }

@@ -38,7 +38,8 @@ pub(crate) struct Row {
 #[derive(Debug, Serialize)]
 pub(crate) struct Exit {
     /// From 1.
-    pub(crate) exit: usize,
+    #[serde(rename = "exit")]
+    pub(crate) number: usize,
     /// Median, milliseconds.
     pub(crate) int8_ms: f64,
     /// 95th percentile, milliseconds.
@@ -91,7 +92,7 @@ pub(crate) fn measure(
         .map(|(k, times)| {
             let int8_ms = quantile(times, 50);
             let ratio = single_ms.map(|single| int8_ms / single);
-            Exit { exit: k + 1, int8_ms, p95_ms: quantile(times, 95), ratio }
+            Exit { number: k + 1, int8_ms, p95_ms: quantile(times, 95), ratio }
         })
         .collect();
     let rate = |ms: f64| 1e3 / ms;

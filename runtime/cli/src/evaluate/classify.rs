@@ -200,7 +200,9 @@ impl Bench<'_> {
             right_last += usize::from(last == self.set.labels[row]);
         }
         let n = second.len().max(1) as f64;
-        shares.iter_mut().for_each(|share| *share /= n);
+        for share in &mut shares {
+            *share /= n;
+        }
         Ok(Early {
             calibrated_on: unlabelled.len(),
             measured_on: second.len(),

@@ -2,7 +2,8 @@
 //! usual one.
 
 use loadonce_module::{
-    CalibrationConfig, PersonalConfig, Recipe, Shape, ShapeError, Shrinkage, Sums, TrainConfig, TrainError,
+    CalibrationConfig, Head, PersonalConfig, Recipe, Shape, ShapeError, Shrinkage, Sums, TrainConfig,
+    TrainError,
 };
 use loadonce_wire::Name;
 use loadonce_wire::limits::MAX_BLOB;
@@ -263,7 +264,13 @@ impl TaskManifest {
     pub fn shape(&self, exits: usize, directions: usize) -> Result<Shape, ManifestError> {
         let channels = self.input.channels();
         let features = channels * self.features_per_channel(directions);
-        let shape = Shape { recipe: self.module.recipe(), exits, features, outputs: self.classes.len() };
+        let shape = Shape {
+            recipe: self.module.recipe(),
+            head: Head::Classify,
+            exits,
+            features,
+            outputs: self.classes.len(),
+        };
         shape.validate()?;
         let bytes = Sums::zero(exits, features, shape.outputs).map_or(0, |sums| sums.to_bytes().len());
         // Compression only helps; a sum that needs it to pass would be refused on a bad day.

@@ -6,6 +6,7 @@ use half::f16;
 use safetensors::SafeTensors;
 use safetensors::tensor::Dtype as TensorType;
 
+use crate::head::Head;
 use crate::shape::{MAX_OUTPUTS, Recipe, Shape, ShapeError};
 
 /// Value of the metadata key `format`.
@@ -371,7 +372,7 @@ impl<'a> Fields<'a> {
             _ => return Err(bad("recipe", "is neither moments, probe nor ladder")),
         };
         let (exits, features, outputs) = (self.size("exits")?, self.size("features")?, self.size("outputs")?);
-        let shape = Shape { recipe, exits, features, outputs };
+        let shape = Shape { recipe, head: Head::Classify, exits, features, outputs };
         shape.validate()?;
         Ok(shape)
     }

@@ -167,6 +167,7 @@ fn backward(shape: &Shape, params: &[f32], z: &[f32], grad: &mut [f32], scratch:
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::head::Head;
     use crate::random::Random;
 
     /// The loss again, in f64 and written the plain way, so that a finite difference is not drowned in f32
@@ -235,17 +236,35 @@ mod tests {
 
     #[test]
     fn probe_gradient_agrees_with_finite_differences_in_every_tensor() {
-        check_every_tensor(Shape { recipe: Recipe::Probe, exits: 2, features: 11, outputs: 3 });
+        check_every_tensor(Shape {
+            recipe: Recipe::Probe,
+            head: Head::Classify,
+            exits: 2,
+            features: 11,
+            outputs: 3,
+        });
     }
 
     #[test]
     fn ladder_gradient_agrees_with_finite_differences_in_every_tensor() {
-        check_every_tensor(Shape { recipe: Recipe::Ladder { rank: 3 }, exits: 3, features: 9, outputs: 4 });
+        check_every_tensor(Shape {
+            recipe: Recipe::Ladder { rank: 3 },
+            head: Head::Classify,
+            exits: 3,
+            features: 9,
+            outputs: 4,
+        });
     }
 
     #[test]
     fn a_weight_of_two_equals_the_sample_twice() {
-        let shape = Shape { recipe: Recipe::Ladder { rank: 2 }, exits: 2, features: 3, outputs: 2 };
+        let shape = Shape {
+            recipe: Recipe::Ladder { rank: 2 },
+            head: Head::Classify,
+            exits: 2,
+            features: 3,
+            outputs: 2,
+        };
         let params = shape.initial(1);
         let z: Vec<f32> = (0..12).map(|i| i as f32 / 6.0 - 1.0).collect();
         let offset = [0.1, -0.2];

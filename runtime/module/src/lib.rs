@@ -7,7 +7,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `shape` | recipes, limits, canonical tensors, fingerprint |
+//! | `shape`, `head` | recipes, limits, canonical tensors, fingerprint; what outputs mean |
 //! | `forward`, `gradient` | evaluation exit by exit; loss and gradient |
 //! | `optimizer`, `train` | `AdamW`; training one optimizer step per call |
 //! | `prior`, `personal` | log priors; the personal module derived from the shared one |
@@ -22,6 +22,7 @@ mod calibrate;
 mod file;
 mod forward;
 mod gradient;
+mod head;
 mod linear;
 mod optimizer;
 mod personal;
@@ -37,16 +38,21 @@ pub use calibrate::{CalibrateError, CalibrationConfig, NEVER, calibrate};
 pub use file::{Dtype, FORMAT, FileError, MAX_FILE_BYTES, ModuleFile, Role};
 pub use forward::{Runner, forward};
 pub use gradient::{Batch, Scratch, loss_and_gradient};
+pub use head::{Head, MAX_HORIZON, MAX_QUANTILES, Quantiles, QuantilesError, anomaly_score};
 pub use optimizer::AdamW;
 pub use personal::{Evidence, Kept, Personal, PersonalConfig, Personalizer};
 pub use prior::{argmax, label_counts, log_prior, softmax};
 pub use random::Random;
 pub use shape::{
-    MAX_EXITS, MAX_FEATURES, MAX_OUTPUTS, MAX_RANK, MIN_OUTPUTS, Recipe, Shape, ShapeError, TensorSpec,
+    MAX_CLASSES, MAX_EXITS, MAX_FEATURES, MAX_OUTPUTS, MAX_RANK, MIN_OUTPUTS, Recipe, Shape, ShapeError,
+    TensorSpec,
 };
 pub use solve::{Shrinkage, SolveError, solve};
 pub use start::ladder_start;
-pub use sums::{MAX_SAMPLES, MAX_SUMS_BYTES, Sums, SumsError, dequantize, quantize, quantize_all};
+pub use sums::{
+    ANOMALOUS, MAX_SAMPLES, MAX_SUMS_BYTES, NORMAL, Statistic, Sums, SumsError, dequantize, quantize,
+    quantize_all,
+};
 pub use train::{
     Dataset, Eval, ExitEval, MIN_EARLY_STOP, Progress, TrainConfig, TrainError, Trained, Trainer,
 };

@@ -13,6 +13,7 @@
 //! Measured on digits (64 features, ten gateways with 20 labels each, 10 splits; own mix, prior added): .957 /
 //! worst .905; with all gates half open .955 / .897; the `moments` module of the same sums .944 / .875.
 
+use crate::head::Head;
 use crate::random::Random;
 use crate::shape::{MAX_RANK, Recipe, Shape};
 use crate::solve::{Discriminant, Shrinkage, SolveError, TEMPERATURE, discriminant, push_biases};
@@ -31,7 +32,7 @@ pub fn ladder_start(sums: &Sums, rank: usize, shrinkage: Shrinkage) -> Result<Ve
         return Err(SolveError::Rank(rank));
     }
     let (exits, d, outputs) = sums.sizes();
-    let shape = Shape { recipe: Recipe::Ladder { rank }, exits, features: d, outputs };
+    let shape = Shape { recipe: Recipe::Ladder { rank }, head: Head::Classify, exits, features: d, outputs };
     let discriminants =
         (0..exits).map(|k| discriminant(sums, k, shrinkage)).collect::<Result<Vec<_>, _>>()?;
     let spectra: Vec<Spectrum> =
@@ -219,7 +220,13 @@ mod tests {
     #[test]
     fn at_the_first_exit_a_full_rank_start_is_the_discriminant() {
         let sums = gaussian_sums(2, 6, 4, 30, &[]);
-        let shape = Shape { recipe: Recipe::Ladder { rank: 5 }, exits: 2, features: 6, outputs: 4 };
+        let shape = Shape {
+            recipe: Recipe::Ladder { rank: 5 },
+            head: Head::Classify,
+            exits: 2,
+            features: 6,
+            outputs: 4,
+        };
         let linear = Shape { recipe: Recipe::Moments, ..shape };
         let start = ladder_start(&sums, 5, Shrinkage::Auto).expect("solvable");
         let solved = solve(&sums, Shrinkage::Auto).expect("solvable");
@@ -235,7 +242,13 @@ mod tests {
     #[test]
     fn the_averaged_state_does_at_least_as_well_as_the_last_exit_alone() {
         let sums = gaussian_sums(3, 8, 5, 12, &[]);
-        let shape = Shape { recipe: Recipe::Ladder { rank: 8 }, exits: 3, features: 8, outputs: 5 };
+        let shape = Shape {
+            recipe: Recipe::Ladder { rank: 8 },
+            head: Head::Classify,
+            exits: 3,
+            features: 8,
+            outputs: 5,
+        };
         let start = ladder_start(&sums, 8, Shrinkage::Auto).expect("solvable");
         let solved = solve(&sums, Shrinkage::Auto).expect("solvable");
         let mut random = Random::new(31);

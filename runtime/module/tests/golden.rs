@@ -1,12 +1,18 @@
 //! Every module file ever shipped is read for ever and, being canonical, written again to the same bytes. The
 //! golden files come from `models/reference/module_reference.py`.
 
-use loadonce_module::{Dtype, ModuleFile, Recipe, Role, Shape};
+use loadonce_module::{Dtype, Head, ModuleFile, Recipe, Role, Shape};
 
 fn check(file: &str, dtype: Dtype, role: Role, base: &str, prior: &[f32]) {
     let path = format!("{}/../../tests/golden/{file}", env!("CARGO_MANIFEST_DIR"));
     let bytes = std::fs::read(path).expect("the golden file is committed");
-    let shape = Shape { recipe: Recipe::Ladder { rank: 2 }, exits: 3, features: 10, outputs: 4 };
+    let shape = Shape {
+        recipe: Recipe::Ladder { rank: 2 },
+        head: Head::Classify,
+        exits: 3,
+        features: 10,
+        outputs: 4,
+    };
     let want = ModuleFile {
         task: "inspect-lid".to_owned(),
         shape,

@@ -1,12 +1,13 @@
 //! The crate against `models/reference/module_reference.py`, which is written apart from it, in f64.
 
 use loadonce_module::{
-    Batch, Recipe, Scratch, Shape, Shrinkage, Sums, dequantize, forward, ladder_start, loss_and_gradient,
-    quantize, solve,
+    Batch, Head, Recipe, Scratch, Shape, Shrinkage, Sums, dequantize, forward, ladder_start,
+    loss_and_gradient, quantize, solve,
 };
 use safetensors::SafeTensors;
 
-const SHAPE: Shape = Shape { recipe: Recipe::Probe, exits: 3, features: 10, outputs: 4 };
+const SHAPE: Shape =
+    Shape { recipe: Recipe::Probe, head: Head::Classify, exits: 3, features: 10, outputs: 4 };
 const LADDER: Shape = Shape { recipe: Recipe::Ladder { rank: 2 }, ..SHAPE };
 
 struct Case {

@@ -66,6 +66,7 @@ pub fn publishable(params: impl IntoIterator<Item = f64>) -> Result<Vec<f32>, Ve
 #[cfg(test)]
 mod tests {
     use super::*;
+    use loadonce_module::Head;
 
     fn totals(samples: &[(&[i16], u16)]) -> Sums {
         let mut sums = Sums::zero(2, 3, 2).unwrap();
@@ -84,7 +85,7 @@ mod tests {
             (&[-4000, -50, 0, -4100, 60, 0], 1),
         ]);
         for recipe in [Recipe::Moments, Recipe::Probe, Recipe::Ladder { rank: 2 }] {
-            let shape = Shape { recipe, exits: 2, features: 3, outputs: 2 };
+            let shape = Shape { recipe, head: Head::Classify, exits: 2, features: 3, outputs: 2 };
             let params = from_sums(&shape, &totals, Shrinkage::Auto).unwrap();
             assert_eq!(params.len(), shape.parameters());
             assert!(params.iter().all(|&v| f16::from_f32(v).to_f32().to_bits() == v.to_bits()));
@@ -93,7 +94,8 @@ mod tests {
 
     #[test]
     fn no_samples_no_version() {
-        let shape = Shape { recipe: Recipe::Moments, exits: 2, features: 3, outputs: 2 };
+        let shape =
+            Shape { recipe: Recipe::Moments, head: Head::Classify, exits: 2, features: 3, outputs: 2 };
         assert_eq!(
             from_sums(&shape, &totals(&[]), Shrinkage::Auto),
             Err(VersionError::Solve(SolveError::NoSamples))

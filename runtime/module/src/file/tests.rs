@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn module(recipe: Recipe, role: Role, seed: u64) -> ModuleFile {
-    let shape = Shape { recipe, exits: 3, features: 5, outputs: 4 };
+    let shape = Shape { recipe, head: Head::Classify, exits: 3, features: 5, outputs: 4 };
     let mut random = crate::Random::new(seed);
     ModuleFile {
         task: "digits".to_owned(),
@@ -168,7 +168,7 @@ fn what_does_not_fit_is_not_written() {
 
 #[test]
 fn the_longest_module_fits_the_bound() {
-    let shape = Shape { recipe: Recipe::Probe, exits: 8, features: 256, outputs: 256 };
+    let shape = Shape { recipe: Recipe::Probe, head: Head::Classify, exits: 8, features: 256, outputs: 256 };
     let module = ModuleFile {
         classes: (0..256).map(|i| format!("{i:0>128}")).collect(),
         shape,

@@ -1,9 +1,11 @@
 use super::*;
+use crate::head::Head;
 use crate::shape::Recipe;
 use crate::solve::tests::gaussian;
 use crate::{Shrinkage, ladder_start, quantize_all};
 
-const SHAPE: Shape = Shape { recipe: Recipe::Ladder { rank: 4 }, exits: 2, features: 6, outputs: 4 };
+const SHAPE: Shape =
+    Shape { recipe: Recipe::Ladder { rank: 4 }, head: Head::Classify, exits: 2, features: 6, outputs: 4 };
 
 /// Samples of the given classes, noisy enough that classes overlap.
 fn data(labels: &[u16], seed: u64) -> Dataset {

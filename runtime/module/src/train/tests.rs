@@ -1,4 +1,5 @@
 use super::*;
+use crate::head::Head;
 use crate::shape::Recipe;
 use crate::solve::tests::gaussian;
 
@@ -17,7 +18,8 @@ fn run(mut trainer: Trainer) -> Trained {
     trainer.finish()
 }
 
-const LADDER: Shape = Shape { recipe: Recipe::Ladder { rank: 4 }, exits: 2, features: 6, outputs: 3 };
+const LADDER: Shape =
+    Shape { recipe: Recipe::Ladder { rank: 4 }, head: Head::Classify, exits: 2, features: 6, outputs: 3 };
 
 #[test]
 fn training_learns_and_a_seed_repeats_it_bit_for_bit() {
@@ -91,7 +93,7 @@ fn one_call_evaluates_one_slice_only() {
 #[test]
 fn a_skewed_prior_in_the_offset_stays_out_of_the_parameters() {
     // Nine of ten samples are class 0, features say nothing: all there is to learn is the prior.
-    let shape = Shape { recipe: Recipe::Probe, exits: 1, features: 1, outputs: 2 };
+    let shape = Shape { recipe: Recipe::Probe, head: Head::Classify, exits: 1, features: 1, outputs: 2 };
     let labels: Vec<u16> = (0..100).map(|i| u16::from(i % 10 == 0)).collect();
     let train = Dataset { z: vec![0.0; 100], labels };
     let config = TrainConfig { epochs: 60, learning_rate: 0.05, weight_decay: 0.0, ..TrainConfig::default() };
@@ -107,7 +109,7 @@ fn a_skewed_prior_in_the_offset_stays_out_of_the_parameters() {
 
 #[test]
 fn divergence_ends_training_with_finite_parameters() {
-    let shape = Shape { recipe: Recipe::Probe, exits: 1, features: 1, outputs: 2 };
+    let shape = Shape { recipe: Recipe::Probe, head: Head::Classify, exits: 1, features: 1, outputs: 2 };
     let train = Dataset { z: vec![f32::MAX, f32::MAX], labels: vec![0, 1] };
     let trained = run(Trainer::new(
         shape,
@@ -124,7 +126,7 @@ fn divergence_ends_training_with_finite_parameters() {
 
 #[test]
 fn bad_input_is_refused_by_type() {
-    let shape = Shape { recipe: Recipe::Probe, exits: 1, features: 1, outputs: 2 };
+    let shape = Shape { recipe: Recipe::Probe, head: Head::Classify, exits: 1, features: 1, outputs: 2 };
     let good = Dataset { z: vec![0.5], labels: vec![1] };
     let make = |start: Vec<f32>, train: &Dataset, offset: Vec<f32>, config: TrainConfig| {
         Trainer::new(shape, start, train.clone(), Dataset::default(), offset, config).map(|_| ())

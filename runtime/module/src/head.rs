@@ -125,7 +125,8 @@ impl Head {
     }
 }
 
-/// The anomaly score of an exit's outputs: their mean square. Around 1 for normal samples.
+/// The anomaly score of an exit's outputs: their mean square. Near 1 for normal samples of a closed form,
+/// a little below where its covariance was shrunk.
 pub fn anomaly_score(outputs: &[f32]) -> f32 {
     outputs.iter().map(|x| x * x).sum::<f32>() / outputs.len().max(1) as f32
 }

@@ -160,6 +160,24 @@ impl Shape {
         }
     }
 
+    /// Numbers a gateway adds to its personal module's outputs: the log prior (`outputs`, the same at every exit)
+    /// of a classify task, the shift of each quantile (`exits × outputs`) of a forecast, none for anomaly.
+    pub fn offset_len(&self) -> usize {
+        match self.head {
+            Head::Classify => self.outputs,
+            Head::Forecast { .. } => self.exits * self.outputs,
+            Head::Anomaly => 0,
+        }
+    }
+
+    /// What of an offset ([`Shape::offset_len`] numbers) is added to the outputs of exit `k`.
+    pub fn offset_at<'a>(&self, offset: &'a [f32], k: usize) -> &'a [f32] {
+        match self.head {
+            Head::Classify | Head::Anomaly => offset,
+            Head::Forecast { .. } => &offset[k * self.outputs..(k + 1) * self.outputs],
+        }
+    }
+
     /// Length of the flat parameters.
     pub fn parameters(&self) -> usize {
         self.exits * self.exit_parameters() - self.recipe.rank()

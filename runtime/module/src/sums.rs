@@ -4,13 +4,17 @@
 //! i64 for up to 2³² samples, so the totals are the same bits for every order, split and machine, given the
 //! features.
 
+mod quantize;
+mod statistic;
+
+pub use quantize::{dequantize, quantize, quantize_all};
+pub use statistic::Statistic;
+
 use std::ops::Range;
 
-use crate::head::{Head, MAX_HORIZON};
-use crate::shape::{MAX_CLASSES, MAX_EXITS, MAX_FEATURES, MIN_OUTPUTS, Shape};
+use crate::head::Head;
+use crate::shape::{MAX_CLASSES, MAX_EXITS, MAX_FEATURES, Shape};
 
-/// Fractional bits of a quantized feature.
-const SCALE_BITS: u32 = 12;
 /// Most additions and subtractions a total may hold, so that no entry can overflow.
 pub const MAX_SAMPLES: u64 = 1 << 32;
 const MAGIC: [u8; 4] = *b"LOSM";
@@ -23,69 +27,6 @@ pub const MAX_SUMS_BYTES: usize =
 pub const NORMAL: u16 = 0;
 /// Class of an anomalous sample in the sums of an anomaly task.
 pub const ANOMALOUS: u16 = 1;
-
-/// What is summed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Statistic {
-    /// Per class the count and the sum of the features; one second-moment matrix of all samples.
-    Classes,
-    /// The same with the classes [`NORMAL`] and [`ANOMALOUS`], but only normal samples enter the matrix.
-    Anomaly,
-    /// For targets y₁ … y_H: the count, Σ z, Σ z zᵀ, Σ y_h z, Σ y_h, Σ y_h².
-    Forecast,
-}
-
-impl Statistic {
-    /// The statistic a module of this head is solved from.
-    pub fn of(head: Head) -> Self {
-        match head {
-            Head::Classify => Self::Classes,
-            Head::Anomaly => Self::Anomaly,
-            Head::Forecast { .. } => Self::Forecast,
-        }
-    }
-
-    const fn code(self) -> u8 {
-        match self {
-            Self::Classes => 0,
-            Self::Anomaly => 1,
-            Self::Forecast => 2,
-        }
-    }
-
-    fn from_code(code: u8) -> Option<Self> {
-        [Self::Classes, Self::Anomaly, Self::Forecast].into_iter().find(|statistic| statistic.code() == code)
-    }
-
-    /// Integers before those of the exits: counts, or count, Σ y and Σ y².
-    const fn head(self, outputs: usize) -> usize {
-        match self {
-            Self::Classes | Self::Anomaly => outputs,
-            Self::Forecast => 1 + 2 * outputs,
-        }
-    }
-
-    /// Integers of Σ z per exit that are not in the cross sums already.
-    const fn plain(self, features: usize) -> usize {
-        match self {
-            Self::Classes | Self::Anomaly => 0,
-            Self::Forecast => features,
-        }
-    }
-
-    const fn entries(self, exits: usize, features: usize, outputs: usize) -> usize {
-        self.head(outputs)
-            + exits * (self.plain(features) + outputs * features + features * (features + 1) / 2)
-    }
-
-    fn takes(self, outputs: usize) -> bool {
-        match self {
-            Self::Classes => (MIN_OUTPUTS..=MAX_CLASSES).contains(&outputs),
-            Self::Anomaly => outputs == 2,
-            Self::Forecast => (1..=MAX_HORIZON).contains(&outputs),
-        }
-    }
-}
 
 /// Why statistics were refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -136,32 +77,6 @@ pub enum SumsError {
     /// Bytes that are no sums.
     #[error("bytes are not sums of version {VERSION}: {0}; refuse the contribution")]
     Malformed(&'static str),
-}
-
-/// A feature as a multiple of 2⁻¹²: clamped to ±8, rounded to nearest, ties to even. 8.0 saturates at 32767;
-/// NaN gives 0, so check with [`quantize_all`] wherever features enter.
-pub fn quantize(z: f32) -> i16 {
-    // The product is exact (a power of two); the cast saturates at 32767.
-    (z.clamp(-8.0, 8.0) * f32::from(1u16 << SCALE_BITS)).round_ties_even() as i16
-}
-
-/// The feature a quantized value stands for.
-pub fn dequantize(q: i16) -> f32 {
-    f32::from(q) / f32::from(1u16 << SCALE_BITS)
-}
-
-/// Quantizes a sample's features and refuses NaN and infinities.
-pub fn quantize_all(z: &[f32], out: &mut [i16]) -> Result<(), SumsError> {
-    if z.len() != out.len() {
-        return Err(SumsError::Length { what: "features", got: z.len(), want: out.len() });
-    }
-    if let Some(index) = z.iter().position(|x| !x.is_finite()) {
-        return Err(SumsError::NotFinite { index });
-    }
-    for (out, &z) in out.iter_mut().zip(z) {
-        *out = quantize(z);
-    }
-    Ok(())
 }
 
 /// Totals of one [`Statistic`]. Only what is independent is kept, in the order of [`Sums::values`]:

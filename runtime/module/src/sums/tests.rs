@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::head::MAX_HORIZON;
 
 fn sample(exits: usize, features: usize, outputs: usize) -> impl Strategy<Value = (Vec<i16>, u16)> {
     (proptest::collection::vec(any::<i16>(), exits * features), 0..outputs as u16)

@@ -3,7 +3,7 @@
 use crate::samples::Tag;
 use crate::serving::Active;
 use loadonce_backbone::{Bundle, InputSpec};
-use loadonce_control::{Input, ManifestError, Pointer, Stable, TaskManifest, Wants};
+use loadonce_control::{Input, ManifestError, Pointer, Stable, TaskKind, TaskManifest, Wants};
 use loadonce_module::{Dataset, Shape, label_counts, log_prior};
 use loadonce_store::Slots;
 use loadonce_trust::{decode_hex, encode_hex, hash};
@@ -140,9 +140,17 @@ impl Task {
         }
         let shape = manifest.shape(bundle.exits(), bundle.directions())?;
         let input = match manifest.input {
-            Input::Window { channels, length } => InputSpec::Window { channels, length },
-            Input::Picture {} => InputSpec::Picture {},
+            Input::Window { channels, length, .. } => InputSpec::Window { channels, length },
+            Input::Picture { .. } => InputSpec::Picture {},
+            Input::Text {} => {
+                let problem = "text is not read yet";
+                return Err(ManifestError::Kind { key: "input", problem }.into());
+            }
         };
+        if manifest.kind != TaskKind::Classify || manifest.extras() > 0 {
+            let problem = "forecast, anomaly and levels are not served yet";
+            return Err(ManifestError::Kind { key: "kind", problem }.into());
+        }
         let features_of = manifest.features_of(bundle.fingerprint(), bundle.directions());
         let shape_hash = shape.fingerprint(&manifest.classes, &features_of);
         Ok(Self {
@@ -176,7 +184,7 @@ impl Task {
 
     /// This gateway's log label prior, the offset of prior-free training.
     pub(crate) fn log_prior(&self, train: &Dataset) -> Vec<f32> {
-        log_prior(&label_counts(&train.labels, self.shape.outputs), self.manifest.personal.smoothing)
+        log_prior(&label_counts(train.classes(), self.shape.outputs), self.manifest.personal.smoothing)
     }
 
     /// The announced version and its hash, if this gateway can run it.

@@ -68,8 +68,9 @@ impl Judge {
         let shape = manifest.shape(bundle.exits(), bundle.directions()).map_err(|e| failed(e.to_string()))?;
         let per_channel = manifest.features_per_channel(bundle.directions());
         let spec = match manifest.input {
-            Input::Window { channels, length } => InputSpec::Window { channels, length },
-            Input::Picture {} => InputSpec::Picture {},
+            Input::Window { channels, length, .. } => InputSpec::Window { channels, length },
+            Input::Picture { .. } => InputSpec::Picture {},
+            Input::Text {} => return Err(failed("the demo has no text".to_owned())),
         };
         let features = |sample: usize| -> Result<Vec<f32>, DemoError> {
             let input = prepare(&spec, &data.payloads[sample]).map_err(|e| failed(e.to_string()))?;
@@ -111,8 +112,8 @@ impl Judge {
 
     /// Accuracy of `answers` on a class mix.
     pub(crate) fn accuracy(&self, answers: &[u16], mix: &[f64]) -> f64 {
-        let right: Vec<bool> = answers.iter().zip(&self.test.labels).map(|(a, b)| a == b).collect();
-        accuracy_on_mix(&right, &self.test.labels, mix)
+        let right: Vec<bool> = answers.iter().zip(self.test.classes()).map(|(a, b)| a == b).collect();
+        accuracy_on_mix(&right, self.test.classes(), mix)
     }
 
     /// Accuracy of `answers` where every class counts the same.
@@ -169,10 +170,10 @@ impl Judge {
         let mut quanta = vec![0; self.shape.exits * self.shape.features];
         for i in 0..own.n() {
             quantize_all(own.row(i), &mut quanta).map_err(|e| self.failed(e))?;
-            sums.add(&quanta, own.labels[i], 1).map_err(|e| self.failed(e))?;
+            sums.add(&quanta, own.classes()[i], 1).map_err(|e| self.failed(e))?;
         }
         let (config, shrinkage) = (&self.manifest.training, self.manifest.module.shrinkage);
-        let prior = log_prior(&label_counts(&own.labels, self.outputs), self.manifest.personal.smoothing);
+        let prior = log_prior(&label_counts(own.classes(), self.outputs), self.manifest.personal.smoothing);
         let none = vec![0.0; self.outputs];
         let rank = self.manifest.module.rank;
         let all_rounds = config.epochs * self.manifest.rounds.steps.clamp(1, 100) as u32;
@@ -204,6 +205,7 @@ impl Judge {
                             start,
                             own.clone(),
                             Dataset::default(),
+                            self.manifest.objective(),
                             offset.clone(),
                             config.clone(),
                         )
@@ -221,8 +223,15 @@ impl Judge {
     /// The personal module that the agent's own code derives from `shared` with `own` samples.
     fn personal(&self, shape: Shape, shared: Vec<f32>, own: &Dataset) -> Result<Module, DemoError> {
         let config = self.manifest.personal.clone();
-        let mut personalizer = Personalizer::new(shape, shared, own.clone(), Dataset::default(), config)
-            .map_err(|e| self.failed(e))?;
+        let mut personalizer = Personalizer::new(
+            shape,
+            shared,
+            own.clone(),
+            Dataset::default(),
+            self.manifest.objective(),
+            config,
+        )
+        .map_err(|e| self.failed(e))?;
         while !matches!(personalizer.step(), Progress::Done) {}
         let personal = personalizer.finish();
         Ok(Module { params: personal.params, offset: personal.offset, shape })

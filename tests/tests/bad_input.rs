@@ -88,13 +88,17 @@ fn bad_samples_and_labels_are_answered_counted_and_survived() {
 
     let truncated = &picture[..picture.len() / 2];
     let five = data::json(&window[..5 * 400], 5);
-    let mut nan = window.clone();
-    nan[400..404].copy_from_slice(&f32::NAN.to_le_bytes());
+    let (mut infinite, mut gaps) = (window.clone(), window.clone());
+    infinite[400..404].copy_from_slice(&f32::INFINITY.to_le_bytes());
+    for number in gaps[400..800].chunks_exact_mut(4).step_by(3) {
+        number.copy_from_slice(&f32::NAN.to_le_bytes());
+    }
     let short = data::json(&window[..MOTION_CHANNELS * 40], MOTION_CHANNELS);
-    let cases: [Case<'_>; 8] = [
+    let cases: [Case<'_>; 9] = [
         ("in/digits/truncated", "digits/truncated", truncated, "picture_truncated", &["picture"]),
         ("in/motion/five", "motion/five", &five, "wrong_channels", &["5", "6"]),
-        ("in/motion/nan", "motion/nan", &nan, "not_finite", &["channel 1", "0"]),
+        ("in/motion/infinite", "motion/infinite", &infinite, "not_finite", &["channel 1", "0"]),
+        ("in/motion/gaps", "motion/gaps", &gaps, "too_many_gaps", &["34 of the 100", "channel 1"]),
         ("in/motion/short", "motion/short", &short, "wrong_length", &["10", "100"]),
         ("in/nothing/x", "nothing/x", picture, "unknown_task", &["nothing", "publish its manifest"]),
         ("label/nothing/x", "nothing/x", b"7", "unknown_task", &["nothing"]),

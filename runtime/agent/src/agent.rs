@@ -279,7 +279,9 @@ impl Agent {
             Err(error) => {
                 let code = match error {
                     TaskError::WrongBackbone { .. } => "wrong_backbone",
-                    TaskError::Manifest(_) | TaskError::Classes { .. } => "bad_manifest",
+                    TaskError::Manifest(_) | TaskError::Input(_) | TaskError::Classes { .. } => {
+                        "bad_manifest"
+                    }
                 };
                 self.counters.refuse(code);
                 tracing::error!(task = name, %error, "task is not served");

@@ -6,7 +6,7 @@ use crate::recent::Recent;
 use crate::samples::{self, Record};
 use crate::serving::answer;
 use crate::spool::{Fate, Item};
-use loadonce_backbone::{EngineError, InputError, Prepared, prepare};
+use loadonce_backbone::{EngineError, InputError, Prepared};
 use loadonce_control::{Label, LabelMessage, Prediction, Problem};
 use loadonce_module::{Kept, quantize_all};
 use loadonce_wire::{Topic, limits::MAX_SAMPLE};
@@ -140,7 +140,8 @@ impl Agent {
             return Err(Refusal::TooLarge(payload.len()));
         }
         let task = self.tasks.get_mut(name).ok_or_else(|| Refusal::UnknownTask(name.to_owned()))?;
-        let prepared = prepare(&task.input, payload)?;
+        let prepared = task.input.prepare(payload)?;
+        self.counters.treat(prepared.treatment());
         let mut features = Vec::with_capacity(task.shape.exits * task.shape.features);
         let mut pass = self.backbone.begin(&prepared);
         let active = task.active.as_ref();

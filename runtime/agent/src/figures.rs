@@ -1,5 +1,6 @@
 //! Counters and latencies: what the agent tells about itself.
 
+use loadonce_backbone::Treatment;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -69,6 +70,8 @@ pub struct Latency {
 pub(crate) struct Counters {
     /// Refusals by stable word.
     pub refusals: BTreeMap<&'static str, u64>,
+    /// What was done to samples beyond the usual, by stable word.
+    pub treated: BTreeMap<&'static str, u64>,
     /// Latencies while no training job ran.
     pub idle: Histogram,
     /// Latencies while one did.
@@ -83,6 +86,20 @@ impl Counters {
     /// Notes how long one optimizer step took.
     pub(crate) fn stepped(&mut self, took: Duration) {
         self.longest_step_ms = self.longest_step_ms.max(took.as_secs_f64() * 1e3);
+    }
+
+    /// Counts what was done to a sample; sums of numbers and channels, not of samples.
+    pub(crate) fn treat(&mut self, done: Treatment) {
+        let counts = [
+            ("numbers_bridged", done.filled),
+            ("numbers_clipped", done.clipped),
+            ("channels_constant", done.constant),
+            ("rates_changed", usize::from(done.rate_changed)),
+            ("texts_cut", usize::from(done.cut)),
+        ];
+        for (word, count) in counts.into_iter().filter(|&(_, count)| count > 0) {
+            *self.treated.entry(word).or_default() += count as u64;
+        }
     }
 
     /// Counts one refusal.

@@ -27,7 +27,7 @@ pub(crate) struct Recent {
 
 impl Recent {
     fn bytes(&self) -> usize {
-        self.features.len() * 4 + self.prepared.as_ref().map_or(0, |p| p.channels() * p.tokens() * 64)
+        self.features.len() * 4 + self.prepared.as_ref().map_or(0, Prepared::bytes)
     }
 }
 

@@ -97,6 +97,7 @@ struct Report<'a> {
     labels_without_sample: usize,
     failed_starts: BTreeMap<String, u64>,
     refusals: &'a BTreeMap<&'static str, u64>,
+    treated: &'a BTreeMap<&'static str, u64>,
 }
 
 impl Agent {
@@ -179,6 +180,7 @@ impl Agent {
             labels_without_sample: self.early.len(),
             failed_starts: crate::starts::failed(&self.config.state),
             refusals: &self.counters.refusals,
+            treated: &self.counters.treated,
         };
         let payload = serde_json::to_vec(&report).expect("a report of numbers and names serializes");
         if self.degraded.is_none()

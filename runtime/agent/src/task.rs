@@ -1,9 +1,10 @@
 //! One task: its manifest, its pointer, its slot.
 
+use crate::input::describe;
 use crate::samples::Tag;
 use crate::serving::Active;
-use loadonce_backbone::{Bundle, InputSpec};
-use loadonce_control::{Input, ManifestError, Pointer, Stable, TaskKind, TaskManifest, Wants};
+use loadonce_backbone::{Bundle, InputError, Preparer};
+use loadonce_control::{ManifestError, Pointer, Stable, TaskKind, TaskManifest, Wants};
 use loadonce_module::{Dataset, Shape, label_counts, log_prior};
 use loadonce_store::Slots;
 use loadonce_trust::{decode_hex, encode_hex, hash};
@@ -67,7 +68,7 @@ pub(crate) struct Task {
     /// Directions taken from each channel.
     pub per_channel: usize,
     /// How samples are prepared.
-    pub input: InputSpec,
+    pub input: Preparer,
     /// What the aggregator last announced.
     pub pointer: Option<Pointer>,
     /// What is served.
@@ -116,6 +117,9 @@ pub(crate) enum TaskError {
     /// The manifest is not valid.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
+    /// The backbone does not take the declared input.
+    #[error(transparent)]
+    Input(#[from] InputError),
     /// Stored labels would get another meaning.
     #[error(
         "its classes are no longer {known}, with or without more behind them; classes may only be appended, so give the changed task a new name"
@@ -139,18 +143,11 @@ impl Task {
             return Err(TaskError::WrongBackbone { wanted, loaded });
         }
         let shape = manifest.shape(bundle.exits(), bundle.directions())?;
-        let input = match manifest.input {
-            Input::Window { channels, length, .. } => InputSpec::Window { channels, length },
-            Input::Picture { .. } => InputSpec::Picture {},
-            Input::Text {} => {
-                let problem = "text is not read yet";
-                return Err(ManifestError::Kind { key: "input", problem }.into());
-            }
-        };
         if manifest.kind != TaskKind::Classify || manifest.extras() > 0 {
             let problem = "forecast, anomaly and levels are not served yet";
             return Err(ManifestError::Kind { key: "kind", problem }.into());
         }
+        let input = Preparer::new(bundle, &describe(&manifest.input)?)?;
         let features_of = manifest.features_of(bundle.fingerprint(), bundle.directions());
         let shape_hash = shape.fingerprint(&manifest.classes, &features_of);
         Ok(Self {

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use loadonce_backbone::{
-    Backbone, Bundle, EngineKind, EngineOptions, Modality, Prepared, process_resident_bytes,
+    Backbone, Bundle, EngineKind, EngineOptions, InputSpec, Modality, PictureSpec, Prepared, Preparer,
+    process_resident_bytes,
 };
 
 const WARM_UP: usize = 20;
@@ -33,13 +34,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         bundle.depths()
     );
 
-    let inputs = [
-        ("window, 1 channel", Modality::Window, 1),
-        ("window, 6 channels", Modality::Window, 6),
-        ("picture", Modality::Picture, 1),
-    ];
-    for (name, modality, channels) in inputs {
-        let input = sample(modality, channels);
+    for (name, spec) in inputs(bundle) {
+        let input = sample(bundle, &spec)?;
         print!("{name:<20}");
         for mut times in times(&backbone, &input)? {
             times.sort();
@@ -64,15 +60,43 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-fn sample(modality: Modality, channels: usize) -> Prepared {
-    let numbers = channels * modality.tokens() * 16;
-    let patches = (0..numbers).map(|at| (at as f32 * 0.37).sin() + (at as f32 * 0.011).cos()).collect();
-    Prepared::from_patches(modality, patches).expect("the patches have the modality's shape and are finite")
+fn inputs(bundle: &Bundle) -> Vec<(&'static str, InputSpec)> {
+    let colour = InputSpec::Picture(PictureSpec { colour: true, ..PictureSpec::default() });
+    let all = [
+        ("window, 1 channel", InputSpec::window(1)),
+        ("window, 6 channels", InputSpec::window(6)),
+        ("picture, grey", InputSpec::picture()),
+        ("picture, colour", colour),
+        ("text", InputSpec::Text {}),
+    ];
+    all.into_iter().filter(|(_, spec)| bundle.takes(spec.modality())).collect()
+}
+
+/// A sample without any meaning, but with variation everywhere; the text has about 64 tokens.
+fn sample(bundle: &Bundle, spec: &InputSpec) -> Result<Prepared, Box<dyn std::error::Error>> {
+    let preparer = Preparer::new(bundle, spec)?;
+    let wave = |at: usize| (at as f32 * 0.37).sin() + (at as f32 * 0.011).cos();
+    Ok(match spec.modality() {
+        Modality::Window => {
+            let channel = |c: usize| (0..256).map(|at| f64::from(wave(256 * c + at))).collect();
+            preparer.prepare_numbers((0..spec.channels()).map(channel).collect())?
+        }
+        Modality::Picture => {
+            let pixels: Vec<u8> = (0..3 * 64 * 64).map(|at| (127.0 + 60.0 * wave(at)) as u8).collect();
+            let mut file = std::io::Cursor::new(Vec::new());
+            let (rgb, png) = (image::ColorType::Rgb8, image::ImageFormat::Png);
+            image::write_buffer_with_format(&mut file, &pixels, 64, 64, rgb, png)?;
+            preparer.prepare(&file.into_inner())?
+        }
+        Modality::Text => {
+            preparer.prepare("the pump on line four is getting loud again ".repeat(7).as_bytes())?
+        }
+    })
 }
 
 /// Time from the start of a pass to each exit.
 fn times(backbone: &Backbone, input: &Prepared) -> Result<Vec<Vec<Duration>>, Box<dyn std::error::Error>> {
-    let per_channel = Backbone::features_per_channel(input.channels(), 256);
+    let per_channel = backbone.bundle().features_per_channel(input.channels().len(), 256);
     let mut times = vec![Vec::with_capacity(REPEATS); backbone.bundle().exits()];
     let mut out = Vec::new();
     for repeat in 0..WARM_UP + REPEATS {

@@ -5,12 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::bundle::Bundle;
 use crate::engine::{Engine, EngineError, EngineOptions, SegmentInput, SegmentOutput};
-use crate::input::Prepared;
 use crate::memory::process_resident_bytes;
+use crate::prepared::Prepared;
 use crate::projection::Projection;
-
-/// Most features of one channel at one exit.
-pub const MAX_CHANNEL_FEATURES: usize = 128;
+use crate::spec::Modality;
 
 static LOADS: AtomicU64 = AtomicU64::new(0);
 
@@ -52,12 +50,6 @@ impl Backbone {
         Pass { backbone: self, input, exits_done: 0, hidden: Vec::new() }
     }
 
-    /// Features taken from each channel so that all together stay within `features`: ⌊features / channels⌋,
-    /// at most [`MAX_CHANNEL_FEATURES`]; 0 when there are more channels than features, or no channel.
-    pub fn features_per_channel(channels: usize, features: usize) -> usize {
-        features.checked_div(channels).unwrap_or(0).min(MAX_CHANNEL_FEATURES)
-    }
-
     /// Backbones loaded by this process so far.
     pub fn loads() -> u64 {
         LOADS.load(Ordering::Relaxed)
@@ -96,7 +88,7 @@ pub struct Pass<'a> {
 
 impl Pass<'_> {
     /// Runs the next segment and replaces `out` by that exit's features: for each channel in order its first
-    /// `per_channel` directions (see [`Backbone::features_per_channel`]). `false` when all exits are done;
+    /// `per_channel` directions (see [`Bundle::features_per_channel`]). `false` when all exits are done;
     /// then, and after an error, `out` is empty. After an error the same exit can be tried again.
     pub fn next_exit(&mut self, per_channel: usize, out: &mut Vec<f32>) -> Result<bool, EngineError> {
         out.clear();
@@ -126,13 +118,14 @@ impl Pass<'_> {
             });
         }
 
-        let tokens = self.input.tokens();
-        let token_ids: Vec<i64> = (bundle.first_token(modality)..).take(tokens).collect();
-        let mut hidden = Vec::with_capacity(self.input.channels());
-        for channel in 0..self.input.channels() {
-            let input = match self.hidden.get(channel) {
+        let channels = self.input.channels();
+        let mut hidden = Vec::with_capacity(channels.len());
+        for (at, channel) in channels.iter().enumerate() {
+            let tokens = channel.tokens();
+            let input = match self.hidden.get(at) {
                 Some(hidden) => SegmentInput::Hidden { hidden, tokens },
-                None => SegmentInput::Patches { patches: self.input.channel(channel), token_ids: &token_ids },
+                None if modality == Modality::Text => SegmentInput::Tokens { token_ids: channel.token_ids() },
+                None => SegmentInput::Patches { patches: channel.patches(), token_ids: channel.token_ids() },
             };
             runs[index].fetch_add(1, Ordering::Relaxed);
             let output = engine.run(index, &input)?;

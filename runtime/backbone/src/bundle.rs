@@ -3,11 +3,14 @@
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
 use crate::contract::{Contract, Segment};
-use crate::input::Modality;
+use crate::inputs::Inputs;
+use crate::spec::Modality;
+use crate::text::Tokenizer;
 
 /// The one file whose hash is the bundle's fingerprint.
 const CONTRACT_FILE: &str = "backbone.toml";
@@ -16,12 +19,13 @@ const MAX_CONTRACT_BYTES: u64 = 64 << 10;
 const MAX_FILE_BYTES: u64 = 256 << 20;
 
 /// A verified bundle directory.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Bundle {
     dir: PathBuf,
     contract: Contract,
     fingerprint: String,
     bytes: u64,
+    tokenizer: Option<Arc<Tokenizer>>,
 }
 
 /// Why a bundle was refused.
@@ -100,6 +104,16 @@ pub enum BundleError {
         /// Of the file on disk.
         got: String,
     },
+    /// The tokenizer has the right hash but is of a kind this runtime does not know.
+    #[error("{file} of the bundle in {}: {what}; build the bundle again with a tokenizer this runtime reads", dir.display())]
+    Tokenizer {
+        /// The bundle's directory.
+        dir: PathBuf,
+        /// Name in the bundle.
+        file: String,
+        /// What is wrong.
+        what: String,
+    },
     /// The feature file has the right hash but not the right tensors.
     #[error("{file} of the bundle in {}: {what}; build the bundle again", dir.display())]
     Features {
@@ -117,11 +131,13 @@ impl Bundle {
     pub fn open(dir: &Path) -> Result<Self, BundleError> {
         let text = read_bounded(dir, CONTRACT_FILE, MAX_CONTRACT_BYTES)?;
         let syntax = |what: String| BundleError::Syntax { dir: dir.into(), what };
-        let contract: Contract = str::from_utf8(&text)
+        let refused = |what: String| BundleError::Contract { dir: dir.into(), what };
+        let contract = str::from_utf8(&text)
             .map_err(|error| syntax(error.to_string()))
-            .and_then(|text| toml::from_str(text).map_err(|error| syntax(error.to_string())))?;
+            .and_then(|text| Contract::parse(text).map_err(|error| syntax(error.to_string())))?
+            .map_err(refused)?;
         if let Some(what) = contract.contradiction() {
-            return Err(BundleError::Contract { dir: dir.into(), what });
+            return Err(refused(what));
         }
         for file in contract.files.keys().map(String::as_str).chain(contract.used()) {
             if !is_plain_name(file) {
@@ -137,6 +153,7 @@ impl Bundle {
             fingerprint: blake3::hash(&text).to_hex().to_string(),
             bytes: text.len() as u64,
             contract,
+            tokenizer: None,
         };
         for (file, expected) in &bundle.contract.files {
             let mut digest = Digester { sha: Sha256::new(), bytes: 0 };
@@ -145,6 +162,7 @@ impl Bundle {
             bundle.bytes += digest.bytes;
             check_hash(dir, file, expected, digest.sha)?;
         }
+        bundle.tokenizer = bundle.load_tokenizer()?;
         Ok(bundle)
     }
 
@@ -195,7 +213,13 @@ impl Bundle {
 
     /// Whether the backbone takes this kind of input.
     pub fn takes(&self, modality: Modality) -> bool {
-        self.contract.input.modalities.contains(&modality)
+        self.contract.input.takes(modality)
+    }
+
+    /// Features taken from each channel so that all together stay within `features`: ⌊features / channels⌋, at
+    /// most [`Self::directions`]; 0 when there are more channels than features, or no channel.
+    pub fn features_per_channel(&self, channels: usize, features: usize) -> usize {
+        features.checked_div(channels).unwrap_or(0).min(self.directions())
     }
 
     /// Number of exits, one after each segment.
@@ -246,8 +270,35 @@ impl Bundle {
         &self.contract.features.file
     }
 
-    pub(crate) fn first_token(&self, modality: Modality) -> i64 {
-        self.contract.first_token(modality)
+    pub(crate) fn inputs(&self) -> &Inputs {
+        &self.contract.input
+    }
+
+    /// The tokenizer, shared by all tasks; `None` for a bundle without text or a program without the feature.
+    pub(crate) fn tokenizer(&self) -> Option<Arc<Tokenizer>> {
+        self.tokenizer.clone()
+    }
+
+    #[cfg(feature = "text")]
+    fn load_tokenizer(&self) -> Result<Option<Arc<Tokenizer>>, BundleError> {
+        let Some(text) = &self.contract.input.text else { return Ok(None) };
+        let bytes = self.read(&text.tokenizer)?;
+        let tokenizer = Tokenizer::read(&bytes).map_err(|what| BundleError::Tokenizer {
+            dir: self.dir.clone(),
+            file: text.tokenizer.clone(),
+            what,
+        })?;
+        Ok(Some(Arc::new(tokenizer)))
+    }
+
+    #[cfg(not(feature = "text"))]
+    #[expect(
+        clippy::unnecessary_wraps,
+        clippy::unused_self,
+        reason = "the same face with and without the feature"
+    )]
+    fn load_tokenizer(&self) -> Result<Option<Arc<Tokenizer>>, BundleError> {
+        Ok(None)
     }
 
     /// A listed file's bytes, hashed again: what an engine gets is what was verified, whatever happened to the

@@ -1,24 +1,23 @@
-//! `backbone.toml`: its keys, and what they must say for this runtime.
+//! `backbone.toml`, format 2: its keys, and what they must say for this runtime.
 
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use crate::backbone::MAX_CHANNEL_FEATURES;
-use crate::input::{Modality, PATCH, PICTURE_PATCH_SIDE, PICTURE_SIDE, WINDOW_LENGTH};
+use crate::inputs::Inputs;
 
 /// The one format this runtime reads.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// Most segments of a bundle.
 const MAX_SEGMENTS: usize = 16;
 /// Most files of a bundle.
 const MAX_FILES: usize = 64;
 /// Most pooled features of an exit.
 const MAX_POOLED: usize = 8192;
-/// Most rows of the embedding table.
-const MAX_TOKEN_ROWS: i64 = 1 << 16;
+/// Most rows of a projection: a module sees at most this many features per exit.
+const MAX_DIRECTIONS: usize = 256;
 
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Contract {
     pub(crate) format: u32,
@@ -31,25 +30,13 @@ pub(crate) struct Contract {
     pub(crate) fp32_bytes: u64,
     pub(crate) opset: u32,
     pub(crate) quantization: String,
-    pub(crate) input: Input,
+    pub(crate) input: Inputs,
     pub(crate) features: Features,
     pub(crate) segments: Vec<Segment>,
     pub(crate) files: BTreeMap<String, String>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Input {
-    pub(crate) modalities: Vec<Modality>,
-    pub(crate) patch: usize,
-    pub(crate) window_length: usize,
-    pub(crate) window_first_token: i64,
-    pub(crate) picture_side: usize,
-    pub(crate) picture_patch_side: usize,
-    pub(crate) picture_first_token: i64,
-}
-
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Features {
     pub(crate) file: String,
@@ -57,7 +44,7 @@ pub(crate) struct Features {
     pub(crate) directions: usize,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Segment {
     pub(crate) file: String,
@@ -68,42 +55,40 @@ pub(crate) struct Segment {
     pub(crate) pooled: String,
 }
 
+/// The format alone, to name it before a key of another format is called unknown.
+#[derive(Deserialize)]
+struct FormatOnly {
+    format: u32,
+}
+
+fn wrong_format(format: u32) -> String {
+    format!("format is {format}, this runtime reads format {FORMAT}")
+}
+
 impl Contract {
+    /// Parses the text; the outer error is about TOML and keys, the inner one names another format.
+    pub(crate) fn parse(text: &str) -> Result<Result<Self, String>, toml::de::Error> {
+        let FormatOnly { format } = toml::from_str(text)?;
+        if format != FORMAT {
+            return Ok(Err(wrong_format(format)));
+        }
+        Ok(Ok(toml::from_str(text)?))
+    }
+
     /// First contradiction between this text and what the runtime does, in words.
     pub(crate) fn contradiction(&self) -> Option<String> {
         (self.format != FORMAT)
-            .then(|| format!("format is {}, this runtime reads format {FORMAT}", self.format))
-            .or_else(|| self.input_contradiction())
+            .then(|| wrong_format(self.format))
+            .or_else(|| self.input.contradiction())
             .or_else(|| self.features_contradiction())
             .or_else(|| self.segments_contradiction())
             .or_else(|| self.files_contradiction())
     }
 
-    fn input_contradiction(&self) -> Option<String> {
-        let input = &self.input;
-        let fixed = [
-            ("patch", input.patch, PATCH),
-            ("window_length", input.window_length, WINDOW_LENGTH),
-            ("picture_side", input.picture_side, PICTURE_SIDE),
-            ("picture_patch_side", input.picture_patch_side, PICTURE_PATCH_SIDE),
-        ];
-        if let Some((key, got, want)) = fixed.into_iter().find(|(_, got, want)| got != want) {
-            return Some(format!("[input] {key} is {got}, this runtime prepares {want}"));
-        }
-        if input.modalities.is_empty() {
-            return Some("[input] modalities is empty".into());
-        }
-        let rows = 0..MAX_TOKEN_ROWS;
-        (!rows.contains(&input.window_first_token) || !rows.contains(&input.picture_first_token))
-            .then(|| format!("[input] a first token lies outside 0..{MAX_TOKEN_ROWS}"))
-    }
-
     fn features_contradiction(&self) -> Option<String> {
         let Features { pooled, directions, .. } = self.features;
-        if directions != MAX_CHANNEL_FEATURES {
-            return Some(format!(
-                "[features] directions is {directions}, format {FORMAT} has {MAX_CHANNEL_FEATURES}"
-            ));
+        if !(1..=MAX_DIRECTIONS).contains(&directions) {
+            return Some(format!("[features] directions is {directions}, allowed are 1 to {MAX_DIRECTIONS}"));
         }
         (!(1..=MAX_POOLED).contains(&pooled))
             .then(|| format!("[features] pooled is {pooled}, allowed are 1 to {MAX_POOLED}"))
@@ -114,7 +99,8 @@ impl Contract {
         if !(1..=MAX_SEGMENTS).contains(&count) {
             return Some(format!("there are {count} [[segments]], allowed are 1 to {MAX_SEGMENTS}"));
         }
-        let mut inputs = vec!["patches".to_owned(), "token_ids".to_owned()];
+        let mut inputs: Vec<String> =
+            self.input.first_segment_takes().iter().map(ToString::to_string).collect();
         for (index, segment) in self.segments.iter().enumerate() {
             let exit = index + 1;
             if segment.exit != exit {
@@ -147,13 +133,8 @@ impl Contract {
 
     /// The files this runtime opens.
     pub(crate) fn used(&self) -> impl Iterator<Item = &str> {
-        self.segments.iter().map(|segment| segment.file.as_str()).chain([self.features.file.as_str()])
-    }
-
-    pub(crate) fn first_token(&self, modality: Modality) -> i64 {
-        match modality {
-            Modality::Window => self.input.window_first_token,
-            Modality::Picture => self.input.picture_first_token,
-        }
+        let segments = self.segments.iter().map(|segment| segment.file.as_str());
+        let tokenizer = self.input.text.as_ref().map(|text| text.tokenizer.as_str());
+        segments.chain([self.features.file.as_str()]).chain(tokenizer)
     }
 }

@@ -128,6 +128,8 @@ pub enum EngineError {
 pub(crate) enum SegmentInput<'a> {
     /// First segment: `tokens × 16` numbers and the row of the embedding table of each token.
     Patches { patches: &'a [f32], token_ids: &'a [i64] },
+    /// First segment of a text backbone: the row of the embedding table of each token.
+    Tokens { token_ids: &'a [i64] },
     /// Later segments: `tokens × width` numbers.
     Hidden { hidden: &'a [f32], tokens: usize },
 }

@@ -1,16 +1,28 @@
-//! Pictures: bounded decoding, luma, and resampling to the backbone's square.
+//! Pictures: bounded decoding, luma and chroma, resampling to the backbone's square, and turning it upright.
 
 use std::io::{Cursor, ErrorKind};
 
+use image::metadata::Orientation;
 use image::{ColorType, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
 
-use crate::input::{InputError, MAX_PICTURE_SIDE, PICTURE_SIDE};
+use crate::inputs::PATCH_SIDE;
+use crate::refusal::InputError;
 use crate::resample::resample;
 
-/// Most bytes of decoded pixels: the largest allowed picture with 8-bit RGBA.
-const MAX_DECODED_BYTES: u64 = 64 << 20;
+/// Most rows and most columns of a picture.
+pub const MAX_PICTURE_SIDE: u32 = 8192;
+/// Most bytes of decoded pixels, such as 4096 × 4096 in 8-bit RGBA.
+pub(crate) const MAX_DECODED_BYTES: u64 = 64 << 20;
 /// Where the end marker of a JPEG is looked for: cameras pad and append a little.
 const JPEG_TAIL: usize = 4096;
+
+/// Square planes in 0..=1 (chroma in −1..=1), row by row, upright.
+pub(crate) struct Planes {
+    /// `side` × `side`.
+    pub(crate) luma: Vec<f64>,
+    /// B − Y and R − Y, `side / 2` × `side / 2`; of a grey picture all zero.
+    pub(crate) chroma: Option<[Vec<f64>; 2]>,
+}
 
 /// Format by magic bytes.
 pub(crate) fn sniff(payload: &[u8]) -> Option<ImageFormat> {
@@ -29,12 +41,27 @@ pub(crate) fn jpeg_ends(payload: &[u8]) -> bool {
     payload[payload.len().saturating_sub(JPEG_TAIL)..].windows(2).any(|pair| pair == [0xff, 0xd9])
 }
 
-/// Decodes a PNG or JPEG and returns [`PICTURE_SIDE`] × [`PICTURE_SIDE`] grey values in 0..=1, row by row.
-pub(crate) fn read(payload: &[u8]) -> Result<Vec<f64>, InputError> {
+/// Other formats that plants send, by magic bytes, for an error that names them.
+fn foreign(payload: &[u8]) -> Option<&'static str> {
+    let at = |offset: usize, magic: &[u8]| payload.get(offset..).is_some_and(|rest| rest.starts_with(magic));
+    Some(match () {
+        () if at(0, b"GIF8") => "a GIF",
+        () if at(0, b"RIFF") && at(8, b"WEBP") => "a WebP",
+        () if at(0, b"BM") => "a BMP",
+        () if at(0, b"II*\0") || at(0, b"MM\0*") => "a TIFF",
+        () if at(4, b"ftyp") => "a HEIF or AVIF",
+        () => return None,
+    })
+}
+
+/// Decodes a PNG or JPEG: its luma at `side`, and where `colour` is asked its chroma at half of it.
+pub(crate) fn read(payload: &[u8], side: usize, colour: bool) -> Result<Planes, InputError> {
     let Some(format) = sniff(payload) else {
-        return Err(InputError::WrongModality {
-            expected: "a PNG or JPEG picture",
-            got: "neither PNG nor JPEG",
+        return Err(match foreign(payload) {
+            Some(format) => InputError::PictureFormat { format },
+            None => {
+                InputError::WrongModality { expected: "a PNG or JPEG picture", got: "neither PNG nor JPEG" }
+            }
         });
     };
     let name = if format == ImageFormat::Png { "PNG" } else { "JPEG" };
@@ -53,67 +80,157 @@ pub(crate) fn read(payload: &[u8]) -> Result<Vec<f64>, InputError> {
     limits.max_alloc = Some(MAX_DECODED_BYTES);
     let mut reader = ImageReader::with_format(Cursor::new(payload), format);
     reader.limits(limits);
-    let decoder = reader.into_decoder().map_err(explain)?;
+    let mut decoder = reader.into_decoder().map_err(explain)?;
 
     let (width, height) = decoder.dimensions();
     let color = decoder.color_type();
-    let side = 1..=MAX_PICTURE_SIDE;
-    if !side.contains(&width) || !side.contains(&height) || decoder.total_bytes() > MAX_DECODED_BYTES {
+    let sides = 1..=MAX_PICTURE_SIDE;
+    if !sides.contains(&width) || !sides.contains(&height) || decoder.total_bytes() > MAX_DECODED_BYTES {
         return Err(InputError::PictureTooLarge { width, height, depth: color.bits_per_pixel() });
     }
-    let Some(grey) = grey_of(color) else {
+    let Some(samples) = Samples::of(color) else {
         return Err(InputError::PictureDamaged {
             format: name,
             what: format!("pixels of {color:?} are not known"),
         });
     };
+    // A damaged tag is no reason to refuse the picture.
+    let orientation = decoder.orientation().map_or(1, Orientation::to_exif);
     let mut bytes = vec![0; decoder.total_bytes() as usize];
     decoder.read_image(&mut bytes).map_err(explain)?;
 
-    Ok(square(&bytes, width as usize, usize::from(color.bytes_per_pixel()), grey))
+    let line = width as usize * usize::from(color.bytes_per_pixel());
+    let plane =
+        |side: usize, value: Plane| upright(&square(&bytes, line, samples, side, value), side, orientation);
+    let half = side / 2;
+    let chroma = match colour {
+        false => None,
+        true if samples.colours == 1 => Some([vec![0.0; half * half], vec![0.0; half * half]]),
+        true => Some([plane(half, Plane::Blue), plane(half, Plane::Red)]),
+    };
+    Ok(Planes { luma: plane(side, Plane::Luma), chroma })
 }
 
-/// Resamples every row to [`PICTURE_SIDE`] columns, then every column to as many rows. Only one row of the
-/// full picture exists in f64 at a time.
-fn square(bytes: &[u8], width: usize, pixel: usize, grey: fn(&[u8]) -> f64) -> Vec<f64> {
-    let mut narrow = Vec::new();
-    let mut row = Vec::with_capacity(width);
-    for line in bytes.chunks_exact(width * pixel) {
-        row.clear();
-        row.extend(line.chunks_exact(pixel).map(|pixel| grey(pixel) / 255.0));
-        resample(&row, PICTURE_SIDE, &mut narrow);
+#[derive(Clone, Copy)]
+enum Plane {
+    Luma,
+    /// B − Y.
+    Blue,
+    /// R − Y.
+    Red,
+}
+
+/// How a pixel's bytes hold its colours; alpha is passed over.
+#[derive(Clone, Copy)]
+struct Samples {
+    /// 1 or 3.
+    colours: usize,
+    alpha: bool,
+    /// 16-bit samples in native order, as the decoder writes them, instead of bytes.
+    wide: bool,
+}
+
+impl Samples {
+    fn of(color: ColorType) -> Option<Self> {
+        let (colours, alpha, wide) = match color {
+            ColorType::L8 => (1, false, false),
+            ColorType::La8 => (1, true, false),
+            ColorType::Rgb8 => (3, false, false),
+            ColorType::Rgba8 => (3, true, false),
+            ColorType::L16 => (1, false, true),
+            ColorType::La16 => (1, true, true),
+            ColorType::Rgb16 => (3, false, true),
+            ColorType::Rgba16 => (3, true, true),
+            _ => return None,
+        };
+        Some(Self { colours, alpha, wide })
     }
-    let mut pixels = vec![0.0; PICTURE_SIDE * PICTURE_SIDE];
-    let (mut column, mut short) =
-        (Vec::with_capacity(narrow.len() / PICTURE_SIDE), Vec::with_capacity(PICTURE_SIDE));
-    for at in 0..PICTURE_SIDE {
+
+    fn bytes(self) -> usize {
+        (self.colours + usize::from(self.alpha)) * if self.wide { 2 } else { 1 }
+    }
+
+    /// One sample of a pixel in 0..=255.
+    fn sample(self, pixel: &[u8], at: usize) -> f64 {
+        if self.wide {
+            f64::from(u16::from_ne_bytes([pixel[2 * at], pixel[2 * at + 1]])) / 257.0
+        } else {
+            f64::from(pixel[at])
+        }
+    }
+
+    /// A plane's value of a pixel, 0..=1 or −1..=1.
+    fn value(self, pixel: &[u8], plane: Plane) -> f64 {
+        if self.colours == 1 {
+            return self.sample(pixel, 0) / 255.0;
+        }
+        let [red, green, blue] = [0, 1, 2].map(|at| self.sample(pixel, at));
+        let luma = (299.0 * red + 587.0 * green + 114.0 * blue) / 1000.0;
+        match plane {
+            Plane::Luma => luma / 255.0,
+            Plane::Blue => (blue - luma) / 255.0,
+            Plane::Red => (red - luma) / 255.0,
+        }
+    }
+}
+
+/// Resamples every row to `side` columns, then every column to as many rows. Only one row of the full picture
+/// exists in f64 at a time.
+fn square(bytes: &[u8], line: usize, samples: Samples, side: usize, plane: Plane) -> Vec<f64> {
+    let mut narrow = Vec::new();
+    let mut row = Vec::with_capacity(line / samples.bytes());
+    for line in bytes.chunks_exact(line) {
+        row.clear();
+        row.extend(line.chunks_exact(samples.bytes()).map(|pixel| samples.value(pixel, plane)));
+        resample(&row, side, &mut narrow);
+    }
+    let mut pixels = vec![0.0; side * side];
+    let (mut column, mut short) = (Vec::with_capacity(narrow.len() / side), Vec::with_capacity(side));
+    for at in 0..side {
         column.clear();
-        column.extend(narrow.iter().skip(at).step_by(PICTURE_SIDE));
+        column.extend(narrow.iter().skip(at).step_by(side));
         short.clear();
-        resample(&column, PICTURE_SIDE, &mut short);
+        resample(&column, side, &mut short);
         for (y, &value) in short.iter().enumerate() {
-            pixels[y * PICTURE_SIDE + at] = value;
+            pixels[y * side + at] = value;
         }
     }
     pixels
 }
 
-/// Grey in 0..=255 of one pixel's bytes (16-bit samples in native order, as the decoder writes them).
-fn grey_of(color: ColorType) -> Option<fn(&[u8]) -> f64> {
-    fn byte(pixel: &[u8], at: usize) -> f64 {
-        f64::from(pixel[at])
+/// Applies an EXIF orientation (1 to 8) to a square. Resampling treats rows and columns alike, so turning the small
+/// square is the same as turning the picture, and costs nothing.
+fn upright(square: &[f64], side: usize, orientation: u8) -> Vec<f64> {
+    let last = side - 1;
+    let source = |y: usize, x: usize| match orientation {
+        2 => (y, last - x),
+        3 => (last - y, last - x),
+        4 => (last - y, x),
+        5 => (x, y),
+        6 => (last - x, y),
+        7 => (last - x, last - y),
+        8 => (x, last - y),
+        _ => (y, x),
+    };
+    let at = |index: usize| {
+        let (y, x) = source(index / side, index % side);
+        square[y * side + x]
+    };
+    (0..side * side).map(at).collect()
+}
+
+/// Pixels of a square, a multiple of [`PATCH_SIDE`] wide, in the order of tokens: blocks row-major, and each block
+/// row-major.
+pub(crate) fn tile(square: &[f64]) -> Vec<f64> {
+    let side = square.len().isqrt();
+    let blocks = side / PATCH_SIDE;
+    let mut tiled = Vec::with_capacity(square.len());
+    for block in 0..blocks * blocks {
+        let (top, left) = (block / blocks * PATCH_SIDE, block % blocks * PATCH_SIDE);
+        for row in top..top + PATCH_SIDE {
+            let from = row * side + left;
+            tiled.extend_from_slice(&square[from..from + PATCH_SIDE]);
+        }
     }
-    fn word(pixel: &[u8], at: usize) -> f64 {
-        f64::from(u16::from_ne_bytes([pixel[2 * at], pixel[2 * at + 1]])) / 257.0
-    }
-    fn luma(sample: fn(&[u8], usize) -> f64, pixel: &[u8]) -> f64 {
-        (299.0 * sample(pixel, 0) + 587.0 * sample(pixel, 1) + 114.0 * sample(pixel, 2)) / 1000.0
-    }
-    Some(match color {
-        ColorType::L8 | ColorType::La8 => |pixel| byte(pixel, 0),
-        ColorType::L16 | ColorType::La16 => |pixel| word(pixel, 0),
-        ColorType::Rgb8 | ColorType::Rgba8 => |pixel| luma(byte, pixel),
-        ColorType::Rgb16 | ColorType::Rgba16 => |pixel| luma(word, pixel),
-        _ => return None,
-    })
+    tiled
 }

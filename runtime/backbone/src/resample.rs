@@ -33,12 +33,17 @@ pub(crate) fn resample(x: &[f64], n: usize, out: &mut Vec<f64>) {
     }
 }
 
-/// Subtracts the mean and divides by (population standard deviation + 1e-4).
-pub(crate) fn standardize(x: &mut [f64]) {
+/// Mean and population standard deviation of at least one number.
+pub(crate) fn mean_and_deviation(x: &[f64]) -> (f64, f64) {
     let n = x.len() as f64;
     let mean = x.iter().sum::<f64>() / n;
     let variance = x.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / n;
-    let scale = variance.sqrt() + LEAST_DEVIATION;
+    (mean, variance.sqrt())
+}
+
+/// Subtracts `mean` and divides by (`deviation` + 1e-4).
+pub(crate) fn standardize(x: &mut [f64], mean: f64, deviation: f64) {
+    let scale = deviation + LEAST_DEVIATION;
     for v in x {
         *v = (*v - mean) / scale;
     }
@@ -66,6 +71,10 @@ mod tests {
 
     #[test]
     fn a_constant_becomes_zeros_and_spread_becomes_one() {
+        let standardize = |x: &mut [f64]| {
+            let (mean, deviation) = mean_and_deviation(x);
+            super::standardize(x, mean, deviation);
+        };
         let mut x = [5.0; 8];
         standardize(&mut x);
         assert!(x.iter().all(|v| v.abs() < 1e-12));

@@ -1,48 +1,108 @@
-//! Windows: JSON or raw little-endian f32.
+//! Windows: told apart as JSON, CSV or raw little-endian f32, then repaired and brought to the declared rate.
 
-use std::fmt;
-
-use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
-
-use crate::input::{InputError, MAX_CHANNELS, MAX_NUMBERS};
-use crate::picture;
+use crate::refusal::InputError;
+use crate::spec::{MAX_NUMBERS, WindowSpec};
+use crate::{csv, gaps, json, picture, resample};
 
 /// How many leading bytes decide between text and raw numbers. Random bytes are this long a text less often
 /// than once in 10^20.
 const SNIFFED: usize = 64;
 /// Some programs put this before every text.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+/// Rates closer than this, relatively, are the same: clocks drift.
+const RATE_TOLERANCE: f64 = 0.005;
+/// A rate further off than this factor is a mistake, not another sensor.
+const MOST_RATIO: f64 = 64.0;
 
-/// The window's channels, each at least one finite number of f32's range.
-pub(crate) fn read(
-    channels: usize,
-    length: Option<usize>,
-    payload: &[u8],
-) -> Result<Vec<Vec<f64>>, InputError> {
-    let window = if let Some(text) = text_of(payload) {
-        let window = read_json(text)?;
-        if window.len() != channels {
-            return Err(InputError::WrongChannels { expected: channels, got: window.len() });
-        }
-        window
-    } else {
-        read_raw(channels, length, payload)?
+/// A window as it was sent: gaps are NaN.
+#[derive(Default)]
+pub(crate) struct Window {
+    pub(crate) channels: Vec<Vec<f64>>,
+    pub(crate) rate: Option<f64>,
+    pub(crate) units: Option<String>,
+}
+
+/// What was done to a window.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Repairs {
+    pub(crate) filled: usize,
+    pub(crate) clipped: usize,
+    pub(crate) rate_changed: bool,
+}
+
+/// Reads a payload; the number of channels is checked by [`treat`].
+pub(crate) fn read(channels: usize, payload: &[u8]) -> Result<Window, InputError> {
+    let Some(text) = text_of(payload) else {
+        return Ok(Window { channels: read_raw(channels, payload)?, ..Window::default() });
     };
-    for (channel, numbers) in window.iter().enumerate() {
+    if text.trim_ascii_start().starts_with(b"[") || text.trim_ascii_start().starts_with(b"{") {
+        return json::read(text);
+    }
+    let text = str::from_utf8(text)
+        .map_err(|error| InputError::Csv { what: format!("byte {} is no UTF-8", error.valid_up_to()) })?;
+    Ok(Window { channels: csv::read(channels, text)?, ..Window::default() })
+}
+
+/// Holds a window against its declaration, bridges gaps and brings it to the declared rate.
+pub(crate) fn treat(
+    spec: &WindowSpec,
+    ranges: &[[f64; 2]],
+    window: &mut Window,
+) -> Result<Repairs, InputError> {
+    let Window { channels, rate, units } = window;
+    if channels.len() != spec.channels {
+        return Err(InputError::WrongChannels { expected: spec.channels, got: channels.len() });
+    }
+    if let (Some(expected), Some(got)) = (&spec.units, units)
+        && expected != got
+    {
+        return Err(InputError::WrongUnits { expected: expected.clone(), got: got.clone() });
+    }
+    let stretch = match (spec.rate, *rate) {
+        (Some(expected), Some(got)) => stretch(expected, got)?,
+        _ => None,
+    };
+    let mut repairs = Repairs { rate_changed: stretch.is_some(), ..Repairs::default() };
+    let most = MAX_NUMBERS / spec.channels;
+    for (channel, numbers) in channels.iter_mut().enumerate() {
         if numbers.is_empty() {
             return Err(InputError::EmptyChannel { channel });
         }
-        if let Some(expected) = length.filter(|&expected| expected != numbers.len()) {
-            return Err(InputError::WrongLength { channel, expected, got: numbers.len() });
+        let got =
+            stretch.map_or(numbers.len(), |ratio| ((numbers.len() as f64 * ratio + 0.5) as usize).max(1));
+        if got > most {
+            return Err(InputError::TooManyNumbers);
         }
-        if let Some(index) = numbers.iter().position(|&v| !(v as f32).is_finite()) {
+        if let Some(expected) = spec.length.filter(|&expected| expected != got) {
+            return Err(InputError::WrongLength { channel, expected, got });
+        }
+        if let Some(index) = numbers.iter().position(|&v| !v.is_nan() && !(v as f32).is_finite()) {
             return Err(InputError::NotFinite { channel, index });
         }
+        let of = numbers.len();
+        repairs.filled += gaps::fill(numbers).map_err(|missing| InputError::Gaps { channel, missing, of })?;
+        if let Some([low, high]) = ranges.get(channel) {
+            repairs.clipped += numbers.iter().filter(|v| *v <= low || *v >= high).count();
+        }
+        if got != numbers.len() {
+            let mut out = Vec::with_capacity(got);
+            resample::resample(numbers, got, &mut out);
+            *numbers = out;
+        }
     }
-    Ok(window)
+    Ok(repairs)
 }
 
-fn read_raw(channels: usize, length: Option<usize>, payload: &[u8]) -> Result<Vec<Vec<f64>>, InputError> {
+/// Factor on the number of points that brings `got` to `expected` numbers per second; `None` for the same.
+fn stretch(expected: f64, got: f64) -> Result<Option<f64>, InputError> {
+    let ratio = expected / got;
+    if !(1.0 / MOST_RATIO..=MOST_RATIO).contains(&ratio) {
+        return Err(InputError::WrongRate { expected, got });
+    }
+    Ok(((ratio - 1.0).abs() > RATE_TOLERANCE).then_some(ratio))
+}
+
+fn read_raw(channels: usize, payload: &[u8]) -> Result<Vec<Vec<f64>>, InputError> {
     let is_picture = match picture::sniff(payload) {
         Some(image::ImageFormat::Png) => true,
         // Three magic bytes are too few to refuse numbers by; a JPEG has its end marker as well.
@@ -59,19 +119,15 @@ fn read_raw(channels: usize, length: Option<usize>, payload: &[u8]) -> Result<Ve
     if numbers > MAX_NUMBERS {
         return Err(InputError::TooManyNumbers);
     }
-    let got = numbers / channels;
-    if let Some(expected) = length.filter(|&expected| expected != got) {
-        return Err(InputError::WrongLength { channel: 0, expected, got });
-    }
     Ok(payload
-        .chunks_exact(4 * got)
+        .chunks_exact(4 * (numbers / channels))
         .map(|channel| channel.as_chunks::<4>().0.iter().map(|&b| f64::from(f32::from_le_bytes(b))).collect())
         .collect())
 }
 
-/// The payload as text to be read as JSON, or `None` when it is raw numbers. Text that is not JSON (a CSV line,
-/// say) must end in an error, never in numbers made of its letters; a text too short to tell counts as raw
-/// unless it opens with a bracket.
+/// The payload as text to be read as JSON or CSV, or `None` when it is raw numbers. Text that is neither must
+/// end in an error, never in numbers made of its letters; a text too short to tell counts as raw unless it opens
+/// with a bracket or has no character that a line of numbers has not.
 fn text_of(payload: &[u8]) -> Option<&[u8]> {
     let text = payload.strip_prefix(BYTE_ORDER_MARK).unwrap_or(payload);
     let start = &text[..text.len().min(SNIFFED)];
@@ -83,143 +139,7 @@ fn text_of(payload: &[u8]) -> Option<&[u8]> {
     };
     let printable = known.chars().all(|c| !c.is_control() || c.is_ascii_whitespace());
     let bracket = known.trim_start().starts_with(['[', '{']);
-    (printable && (bracket || text.len() >= SNIFFED)).then_some(text)
-}
-
-fn read_json(payload: &[u8]) -> Result<Vec<Vec<f64>>, InputError> {
-    let mut budget = Budget { numbers: MAX_NUMBERS, spent: false };
-    let mut text = serde_json::Deserializer::from_slice(payload);
-    let window =
-        WindowSeed(&mut budget).deserialize(&mut text).and_then(|window| text.end().map(|()| window));
-    match window {
-        _ if budget.spent => Err(InputError::TooManyNumbers),
-        Ok(window) => Ok(window),
-        Err(error) => Err(InputError::Json { what: error.to_string() }),
-    }
-}
-
-/// What is left to read, over all channels.
-struct Budget {
-    numbers: usize,
-    spent: bool,
-}
-
-impl Budget {
-    fn exhaust<E: serde::de::Error>(&mut self) -> E {
-        self.spent = true;
-        E::custom("the window is too long")
-    }
-
-    fn take<E: serde::de::Error>(&mut self) -> Result<(), E> {
-        match self.numbers.checked_sub(1) {
-            Some(left) => {
-                self.numbers = left;
-                Ok(())
-            }
-            None => Err(self.exhaust()),
-        }
-    }
-}
-
-/// A number or a channel of numbers.
-enum Item {
-    Number(f64),
-    Channel(Vec<f64>),
-}
-
-struct ItemSeed<'b>(&'b mut Budget);
-
-impl<'de> DeserializeSeed<'de> for ItemSeed<'_> {
-    type Value = Item;
-
-    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Item, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for ItemSeed<'_> {
-    type Value = Item;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a number or an array of numbers")
-    }
-
-    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Item, E> {
-        self.0.take()?;
-        Ok(Item::Number(value))
-    }
-
-    fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<Item, E> {
-        self.visit_f64(value as f64)
-    }
-
-    fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<Item, E> {
-        self.visit_f64(value as f64)
-    }
-
-    /// `null` is how JSON writers spell a missing or non-finite number; it is refused later, by its place.
-    fn visit_unit<E: serde::de::Error>(self) -> Result<Item, E> {
-        self.visit_f64(f64::NAN)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Item, A::Error> {
-        let mut channel = Vec::new();
-        while let Some(item) = items.next_element_seed(ItemSeed(&mut *self.0))? {
-            match item {
-                Item::Number(number) => channel.push(number),
-                Item::Channel(_) => return Err(A::Error::custom("arrays are nested deeper than channels")),
-            }
-        }
-        Ok(Item::Channel(channel))
-    }
-}
-
-struct WindowSeed<'b>(&'b mut Budget);
-
-impl<'de> DeserializeSeed<'de> for WindowSeed<'_> {
-    type Value = Vec<Vec<f64>>;
-
-    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for WindowSeed<'_> {
-    type Value = Vec<Vec<f64>>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an array or an object with the key \"channels\"")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
-        let mut channels = Vec::new();
-        let mut only = Vec::new();
-        while let Some(item) = items.next_element_seed(ItemSeed(&mut *self.0))? {
-            match item {
-                Item::Number(number) if channels.is_empty() => only.push(number),
-                Item::Channel(_) if channels.len() == MAX_CHANNELS => return Err(self.0.exhaust()),
-                Item::Channel(channel) if only.is_empty() => channels.push(channel),
-                _ => return Err(A::Error::custom("numbers and channels are mixed")),
-            }
-        }
-        if channels.is_empty() {
-            channels.push(only);
-        }
-        Ok(channels)
-    }
-
-    /// Other keys (a time stamp, a sensor's name) are passed over.
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut window = None;
-        while let Some(key) = map.next_key::<String>()? {
-            if key != "channels" {
-                map.next_value::<IgnoredAny>()?;
-            } else if window.is_some() {
-                return Err(A::Error::custom("the key \"channels\" stands twice"));
-            } else {
-                window = Some(map.next_value_seed(WindowSeed(&mut *self.0))?);
-            }
-        }
-        window.ok_or_else(|| A::Error::custom("the key \"channels\" is missing"))
-    }
+    let numeric = known.bytes().all(|b| b.is_ascii_digit() || b"+-.,;eE \t\r\n\"NnAaUuLl/".contains(&b))
+        && known.bytes().any(|b| b.is_ascii_digit());
+    (printable && (bracket || numeric || text.len() >= SNIFFED)).then_some(text)
 }

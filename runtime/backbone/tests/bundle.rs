@@ -9,17 +9,9 @@ use std::fs;
 use std::path::Path;
 
 use loadonce_backbone::{Backbone, Bundle, BundleError, EngineError, EngineOptions, Modality};
-use support::{bundle_copy, bundle_dir};
+use support::{bundle_copy, bundle_dir, edit};
 
 const LISTED: [&str; 4] = ["segment-1.onnx", "segment-2.onnx", "segment-3.onnx", "features.safetensors"];
-
-fn edit(dir: &Path, change: impl FnOnce(String) -> String) {
-    let path = dir.join("backbone.toml");
-    let text = fs::read_to_string(&path).unwrap();
-    let changed = change(text.clone());
-    assert_ne!(text, changed, "the edit must change the contract");
-    fs::write(path, changed).unwrap();
-}
 
 fn flip(path: &Path, at: usize) {
     let mut bytes = fs::read(path).unwrap();
@@ -92,7 +84,7 @@ fn a_missing_file_is_refused_by_its_name() {
 
 #[test]
 fn a_key_this_runtime_does_not_know_is_refused() {
-    for after in ["format = 1\n", "[input]\n", "[features]\n", "[[segments]]\n"] {
+    for after in ["format = 2\n", "[input.window]\n", "[input.picture]\n", "[features]\n", "[[segments]]\n"] {
         let copy = bundle_copy();
         edit(copy.path(), |text| text.replacen(after, &format!("{after}surprise = true\n"), 1));
         let error = refusal(copy.path());
@@ -138,21 +130,57 @@ fn a_used_file_without_a_hash_is_refused() {
 #[test]
 fn a_contract_of_another_shape_is_refused() {
     for (from, to, says) in [
-        ("format = 1", "format = 2", "format is 2"),
+        ("format = 2", "format = 1", "format is 1"),
         ("patch = 16", "patch = 8", "patch is 8"),
-        ("directions = 128", "directions = 64", "directions is 64"),
+        ("patch_side = 4", "patch_side = 8", "patch_side is 8"),
+        ("directions = 128", "directions = 257", "directions is 257"),
+        ("directions = 128", "directions = 0", "directions is 0"),
         ("exit = 2", "exit = 3", "segment 2 says exit = 3"),
         ("inputs = [\"hidden_1\"]", "inputs = [\"hidden_2\"]", "segment 2 takes"),
+        ("inputs = [\"patches\", \"token_ids\"]", "inputs = [\"token_ids\"]", "segment 1 takes"),
         ("hidden = \"hidden_2\"\n", "", "segment 2 of 3"),
-        ("modalities = [\"window\", \"picture\"]", "modalities = []", "modalities is empty"),
         ("pooled = 256", "pooled = 1000000", "pooled is 1000000"),
-        ("picture_first_token = 16", "picture_first_token = 9223372036854775807", "first token"),
+        ("lengths = [", "lengths = [24, ", "lengths are [24, "),
+        ("lengths = [", "lengths = [100000, ", "lengths are [100000, "),
+        ("lengths = [", "lengths = [512, ", "lengths are [512, "),
+        ("default = 256", "default = 240", "do not hold the default 240"),
+        ("sides = [", "sides = [8, ", "sides are [8, "),
+        ("positions = ", "positions = 99999", "leave the embedding rows"),
+        ("first_token = 0", "first_token = 9223372036854775807", "leave the embedding rows"),
+        ("first_token = 0", "first_token = -1", "leave the embedding rows"),
+        (
+            "[features]",
+            "[input.text]\ntokenizer = \"features.safetensors\"\nmax_tokens = 9\n\n[features]",
+            "beside another input",
+        ),
     ] {
         let copy = bundle_copy();
         edit(copy.path(), |text| text.replacen(from, to, 1));
         let error = refusal(copy.path());
         assert!(matches!(error, BundleError::Contract { .. }), "{error}");
         assert!(error.to_string().contains(says), "{error}");
+    }
+}
+
+#[test]
+fn a_bundle_without_any_input_is_refused() {
+    let copy = bundle_copy();
+    edit(copy.path(), |text| {
+        let (before, rest) = text.split_once("[input.").unwrap();
+        let (_, after) = rest.split_once("[features]").unwrap();
+        format!("{before}[input]\n\n[features]{after}")
+    });
+    let error = refusal(copy.path());
+    assert!(error.to_string().contains("no window, picture or text"), "{error}");
+}
+
+#[test]
+fn the_feature_budget_is_shared_by_the_channels() {
+    let bundle = Bundle::open(&bundle_dir()).unwrap();
+    let most = bundle.directions();
+    let shares = [(1, 256.min(most)), (2, 128.min(most)), (3, 85), (6, 42), (64, 4), (0, 0), (300, 0)];
+    for (channels, per_channel) in shares {
+        assert_eq!(bundle.features_per_channel(channels, 256), per_channel, "{channels} channels");
     }
 }
 

@@ -7,7 +7,7 @@ mod support;
 
 use std::sync::Arc;
 
-use loadonce_backbone::{Backbone, EngineError, Modality, Prepared};
+use loadonce_backbone::{EngineError, InputSpec, Preparer};
 use support::{Golden, cosine, distance, features, load, onnxruntime};
 
 #[test]
@@ -35,7 +35,7 @@ fn an_early_exit_does_not_run_later_segments() {
     let golden = Golden::read("features.safetensors");
     let backbone = load(&onnxruntime());
     let input = golden.prepared("window_2");
-    assert_eq!(input.channels(), 3);
+    assert_eq!(input.channels().len(), 3);
     let mut out = vec![1.0; 7];
 
     let mut pass = backbone.begin(&input);
@@ -70,7 +70,7 @@ fn fewer_directions_are_the_first_of_more() {
 #[test]
 fn an_impossible_number_of_directions_is_refused_and_runs_nothing() {
     let backbone = load(&onnxruntime());
-    let input = Prepared::from_patches(Modality::Window, vec![0.0; 256]).unwrap();
+    let input = Preparer::new(backbone.bundle(), &InputSpec::window(1)).unwrap().prepare(b"[1,2,3]").unwrap();
     let mut pass = backbone.begin(&input);
     for asked in [0, 129, usize::MAX] {
         let mut out = vec![1.0];
@@ -80,14 +80,6 @@ fn an_impossible_number_of_directions_is_refused_and_runs_nothing() {
     }
     assert_eq!((pass.exits_done(), backbone.runs()), (0, vec![0, 0, 0]));
     assert!(pass.next_exit(128, &mut Vec::new()).unwrap());
-}
-
-#[test]
-fn the_feature_budget_is_shared_by_the_channels() {
-    let shares = [(1, 128), (2, 128), (3, 85), (6, 42), (64, 4), (0, 0), (300, 0)];
-    for (channels, per_channel) in shares {
-        assert_eq!(Backbone::features_per_channel(channels, 256), per_channel, "{channels} channels");
-    }
 }
 
 #[test]

@@ -7,20 +7,18 @@ mod support;
 
 use image::ColorType;
 use loadonce_backbone::{
-    InputError, InputSpec, MAX_CHANNELS, MAX_NUMBERS, MAX_PAYLOAD_BYTES, MAX_PICTURE_SIDE, Modality,
-    Prepared, prepare,
+    InputError, InputSpec, MAX_CHANNELS, MAX_NUMBERS, MAX_PAYLOAD_BYTES, MAX_PICTURE_SIDE, PictureSpec,
+    Range, WindowSpec,
 };
 use proptest::prelude::*;
-use support::{Golden, distance, encode, png};
-
-const PICTURE: InputSpec = InputSpec::Picture {};
+use support::{Golden, distance, encode, fixed_window, patches, png, prepare};
 
 fn window(channels: usize) -> InputSpec {
-    InputSpec::Window { channels, length: None }
+    InputSpec::window(channels)
 }
 
-fn patches(prepared: &Prepared) -> Vec<f32> {
-    (0..prepared.channels()).flat_map(|channel| prepared.channel(channel).to_vec()).collect()
+fn picture() -> InputSpec {
+    InputSpec::picture()
 }
 
 fn raw(numbers: &[f32]) -> Vec<u8> {
@@ -49,13 +47,19 @@ fn the_builders_patches_are_reproduced() {
 fn the_manifests_words_are_read_and_unknown_ones_refused() {
     let read = |text: &str| serde_json::from_str::<InputSpec>(text);
     let full = read(r#"{"modality":"window","channels":6,"length":100}"#).unwrap();
-    assert_eq!(full, InputSpec::Window { channels: 6, length: Some(100) });
+    assert_eq!(full, fixed_window(6, 100));
     assert_eq!(read(r#"{"modality":"window","channels":6}"#).unwrap(), window(6));
-    assert_eq!(read(r#"{"modality":"picture"}"#).unwrap(), PICTURE);
-    assert_eq!(serde_json::to_string(&PICTURE).unwrap(), r#"{"modality":"picture"}"#);
+    assert_eq!(read(r#"{"modality":"picture"}"#).unwrap(), picture());
+    assert_eq!(serde_json::to_string(&picture()).unwrap(), r#"{"modality":"picture"}"#);
     assert_eq!(serde_json::to_string(&window(2)).unwrap(), r#"{"modality":"window","channels":2}"#);
-    assert!(read(r#"{"modality":"window","channels":6,"rate":5}"#).is_err());
-    assert!(read(r#"{"modality":"picture","side":5}"#).is_err());
+    assert!(read(r#"{"modality":"window","channels":6,"colour":true}"#).is_err());
+    assert!(read(r#"{"modality":"picture","channels":5}"#).is_err());
+    assert!(read(r#"{"modality":"text","channels":5}"#).is_err());
+    let whole = r#"{"modality":"window","channels":2,"length":100,"points":128,"rate":10.0,"units":"m/s2","range":[-20.0,20.0],"levels":true}"#;
+    assert_eq!(serde_json::to_string(&read(whole).unwrap()).unwrap(), whole);
+    let each = r#"{"modality":"window","channels":2,"range":[[0.0,1.0],[-5.0,5.0]]}"#;
+    assert_eq!(serde_json::to_string(&read(each).unwrap()).unwrap(), each);
+    assert_eq!(read(r#"{"modality":"text"}"#).unwrap(), InputSpec::Text {});
     assert!(read(r#"{"modality":"sound"}"#).is_err());
 }
 
@@ -83,7 +87,7 @@ fn raw_numbers_that_begin_like_text_stay_numbers() {
         let mut numbers = vec![0.5f32; 64];
         numbers[0] = f32::from_le_bytes(opening);
         let prepared = prepare(&window(1), &raw(&numbers)).unwrap();
-        assert_eq!(prepared.channels(), 1);
+        assert_eq!(prepared.channels().len(), 1);
     }
 }
 
@@ -91,12 +95,12 @@ fn raw_numbers_that_begin_like_text_stay_numbers() {
 fn text_that_is_no_window_never_becomes_numbers() {
     let lines = "12.5,13.25,11.0,9.75\n".repeat(16);
     assert!(lines.len().is_multiple_of(4));
-    assert_eq!(refusal(&window(1), lines.as_bytes()).code(), "bad_json");
+    assert_eq!(refusal(&window(1), lines.as_bytes()).code(), "bad_csv");
 }
 
 #[test]
 fn a_refused_window_says_what_and_where() {
-    let two_of_three = InputSpec::Window { channels: 2, length: Some(3) };
+    let two_of_three = fixed_window(2, 3);
     let many = format!("[{}1]", "1,".repeat(MAX_NUMBERS));
     let wide = format!("[{}[1]]", "[1],".repeat(MAX_CHANNELS));
     let nan = raw(&[1.0, 2.0, 3.0, 4.0, f32::NAN, 6.0]);
@@ -109,9 +113,9 @@ fn a_refused_window_says_what_and_where() {
         (&two_of_three, b"[[1,2,3],[1,2]]", "wrong_length", "channel 1 has 2 numbers, the task declares 3"),
         (&two_of_three, &raw(&[1.0; 8]), "wrong_length", "channel 0 has 4 numbers"),
         (&two_of_three, &raw(&[1.0; 7]), "raw_length", "28 bytes do not divide into 2 channels"),
-        (&two_of_three, &nan, "not_finite", "channel 1 holds no finite number at index 1"),
+        (&two_of_three, &nan, "too_many_gaps", "1 of the 3 numbers of channel 1 are missing"),
         (&two_of_three, &infinite, "not_finite", "channel 0 holds no finite number at index 1"),
-        (&two_of_three, b"[[1,2,3],[1,null,3]]", "not_finite", "channel 1 holds no finite number at index 1"),
+        (&two_of_three, b"[[1,2,3],[1,null,3]]", "too_many_gaps", "1 of the 3 numbers of channel 1"),
         (
             &two_of_three,
             b"[[1,2,3],[1,2,1e300]]",
@@ -142,8 +146,8 @@ fn a_refused_window_says_what_and_where() {
 #[test]
 fn the_widest_and_the_longest_window_are_read() {
     let numbers = raw(&vec![1.5; MAX_NUMBERS]);
-    assert_eq!(prepare(&window(MAX_CHANNELS), &numbers).unwrap().channels(), MAX_CHANNELS);
-    assert_eq!(prepare(&window(1), &numbers).unwrap().channels(), 1);
+    assert_eq!(prepare(&window(MAX_CHANNELS), &numbers).unwrap().channels().len(), MAX_CHANNELS);
+    assert_eq!(prepare(&window(1), &numbers).unwrap().channels().len(), 1);
 }
 
 #[test]
@@ -151,9 +155,9 @@ fn a_declaration_nothing_can_meet_is_refused() {
     for spec in [
         window(0),
         window(MAX_CHANNELS + 1),
-        InputSpec::Window { channels: 1, length: Some(0) },
-        InputSpec::Window { channels: 2, length: Some(MAX_NUMBERS / 2 + 1) },
-        InputSpec::Window { channels: 1, length: Some(usize::MAX) },
+        fixed_window(1, 0),
+        fixed_window(2, MAX_NUMBERS / 2 + 1),
+        fixed_window(1, usize::MAX),
     ] {
         assert_eq!(refusal(&spec, b"[1]").code(), "bad_input_spec");
     }
@@ -177,7 +181,7 @@ fn depth_and_alpha_do_not_change_a_picture() {
         samples.chunks(colors).enumerate().flat_map(|(at, pixel)| [pixel, &[at as u8]].concat()).collect()
     };
     let read =
-        |samples: &[u8], color| patches(&prepare(&PICTURE, &png(samples, width, height, color)).unwrap());
+        |samples: &[u8], color| patches(&prepare(&picture(), &png(samples, width, height, color)).unwrap());
 
     let expected = read(&rgb, ColorType::Rgb8);
     assert_eq!(read(&with_alpha(&rgb, 3), ColorType::Rgba8), expected);
@@ -197,11 +201,11 @@ fn depth_and_alpha_do_not_change_a_picture() {
 fn a_jpeg_is_nearly_its_png() {
     let samples: Vec<u8> = (0..64 * 64u32).map(|at| (2 * (at % 64) + at / 64) as u8).collect();
     let jpeg = encode(&samples, 64, 64, ColorType::L8, image::ImageFormat::Jpeg);
-    let from_jpeg = patches(&prepare(&PICTURE, &jpeg).unwrap());
-    let from_png = patches(&prepare(&PICTURE, &png(&samples, 64, 64, ColorType::L8)).unwrap());
+    let from_jpeg = patches(&prepare(&picture(), &jpeg).unwrap());
+    let from_png = patches(&prepare(&picture(), &png(&samples, 64, 64, ColorType::L8)).unwrap());
     assert!(distance(&from_jpeg, &from_png) < 0.1);
     let padded = [jpeg.as_slice(), &[0; 100]].concat();
-    assert_eq!(patches(&prepare(&PICTURE, &padded).unwrap()), from_jpeg, "cameras pad their files");
+    assert_eq!(patches(&prepare(&picture(), &padded).unwrap()), from_jpeg, "cameras pad their files");
 }
 
 #[test]
@@ -210,7 +214,7 @@ fn a_cut_picture_says_that_it_is_truncated() {
     for format in [image::ImageFormat::Png, image::ImageFormat::Jpeg] {
         let whole = encode(&samples, 64, 64, ColorType::Rgb8, format);
         for cut in (8..whole.len() * 9 / 10).step_by(whole.len() / 40 + 1) {
-            let error = refusal(&PICTURE, &whole[..cut]);
+            let error = refusal(&picture(), &whole[..cut]);
             assert_eq!(
                 error.code(),
                 "picture_truncated",
@@ -227,7 +231,7 @@ fn a_damaged_picture_is_refused() {
     let mut file = png(&ramp(64, 64), 64, 64, ColorType::Rgb8);
     let middle = file.len() / 2;
     file[middle] ^= 0xff;
-    assert_eq!(refusal(&PICTURE, &file).code(), "picture_damaged");
+    assert_eq!(refusal(&picture(), &file).code(), "picture_damaged");
 }
 
 /// CRC-32 of a PNG chunk (PNG specification, annex D).
@@ -242,20 +246,20 @@ fn a_picture_past_the_bounds_is_refused_before_it_is_decoded() {
     let sides = [(MAX_PICTURE_SIDE + 1, 1), (1, MAX_PICTURE_SIDE + 1)];
     for (width, height) in sides {
         let file = png(&vec![0; (width * height) as usize], width, height, ColorType::L8);
-        assert_eq!(refusal(&PICTURE, &file).code(), "picture_too_large");
+        assert_eq!(refusal(&picture(), &file).code(), "picture_too_large");
     }
     // The largest side is read.
     let file = png(&vec![9; MAX_PICTURE_SIDE as usize], MAX_PICTURE_SIDE, 1, ColorType::L8);
-    assert_eq!(prepare(&PICTURE, &file).unwrap().tokens(), 64);
+    assert_eq!(prepare(&picture(), &file).unwrap().channels()[0].tokens(), 64);
     // A bomb: a few bytes that claim 4 billion pixels, and one that is wide in depth only.
-    for (width, height, depth) in [(65_535u32, 65_535u32, 8u8), (4096, 4096, 16)] {
+    for (width, height, depth) in [(65_535u32, 65_535u32, 8u8), (4096, 4096, 16), (8192, 8192, 8)] {
         let mut file = png(&[1, 2, 3], 1, 1, ColorType::Rgb8);
         file[16..20].copy_from_slice(&width.to_be_bytes());
         file[20..24].copy_from_slice(&height.to_be_bytes());
         file[24] = depth;
         let sum = crc(&file[12..29]);
         file[29..33].copy_from_slice(&sum.to_be_bytes());
-        let error = refusal(&PICTURE, &file);
+        let error = refusal(&picture(), &file);
         assert_eq!(error.code(), "picture_too_large", "{error}");
         assert!(error.to_string().contains(&format!("{width}x{height}")), "{error}");
     }
@@ -263,39 +267,28 @@ fn a_picture_past_the_bounds_is_refused_before_it_is_decoded() {
 
 #[test]
 fn the_wrong_kind_of_payload_is_named() {
-    let picture = png(&ramp(30, 30), 30, 30, ColorType::Rgb8);
+    let file = png(&ramp(30, 30), 30, 30, ColorType::Rgb8);
     let jpeg = encode(&ramp(30, 30), 30, 30, ColorType::Rgb8, image::ImageFormat::Jpeg);
-    for payload in [&picture, &jpeg] {
+    for payload in [&file, &jpeg] {
         let error = refusal(&window(1), payload);
         assert_eq!(error.code(), "wrong_modality");
         assert!(error.to_string().contains("a picture, the task declares a window"), "{error}");
     }
-    assert_eq!(refusal(&PICTURE, b"[[1,2]]").code(), "wrong_modality");
+    assert_eq!(refusal(&picture(), b"[[1,2]]").code(), "wrong_modality");
 }
 
 #[test]
 fn the_source_identifies_the_payload() {
     let prepared = prepare(&window(1), b"[1,2]").unwrap();
-    assert_eq!(prepared.source(), Some(*blake3::hash(b"[1,2]").as_bytes()));
+    assert_eq!(prepared.source(), *blake3::hash(b"[1,2]").as_bytes());
     assert_ne!(prepare(&window(1), b"[1,3]").unwrap().source(), prepared.source());
-}
-
-#[test]
-fn patches_from_elsewhere_are_checked() {
-    assert!(Prepared::from_patches(Modality::Window, vec![0.0; 512]).is_some_and(|p| p.channels() == 2));
-    assert!(Prepared::from_patches(Modality::Picture, vec![0.0; 1024]).is_some());
-    assert!(Prepared::from_patches(Modality::Picture, vec![0.0; 2048]).is_none(), "a picture is one channel");
-    assert!(Prepared::from_patches(Modality::Window, vec![]).is_none());
-    assert!(Prepared::from_patches(Modality::Window, vec![0.0; 255]).is_none());
-    assert!(Prepared::from_patches(Modality::Window, vec![0.0; 256 * (MAX_CHANNELS + 1)]).is_none());
-    assert!(Prepared::from_patches(Modality::Window, vec![f32::NAN; 256]).is_none());
 }
 
 /// Whatever is accepted has the declared shape and finite numbers.
 fn holds(spec: &InputSpec, payload: &[u8]) {
     match prepare(spec, payload) {
         Ok(prepared) => {
-            assert_eq!((prepared.modality(), prepared.channels()), (spec.modality(), spec.channels()));
+            assert_eq!((prepared.modality(), prepared.channels().len()), (spec.modality(), spec.channels()));
             assert!(patches(&prepared).iter().all(|v| v.is_finite()));
         }
         Err(error) => assert!(!error.code().is_empty() && !error.to_string().is_empty()),
@@ -303,10 +296,24 @@ fn holds(spec: &InputSpec, payload: &[u8]) {
 }
 
 fn specs() -> impl Strategy<Value = InputSpec> {
+    let colour = PictureSpec { side: Some(48), colour: true, levels: true };
+    let rated = |channels: usize, length: Option<usize>, levels: bool| {
+        InputSpec::Window(WindowSpec {
+            channels,
+            length,
+            points: levels.then_some(64),
+            rate: levels.then_some(10.0),
+            range: levels.then_some(Range::All([-1.0, 1.0])),
+            levels,
+            ..WindowSpec::default()
+        })
+    };
     prop_oneof![
-        Just(PICTURE),
-        (0usize..70, proptest::option::of(0usize..40))
-            .prop_map(|(channels, length)| InputSpec::Window { channels, length }),
+        Just(picture()),
+        Just(InputSpec::Picture(colour)),
+        (0usize..70, proptest::option::of(0usize..40), any::<bool>())
+            .prop_map(move |(channels, length, levels)| rated(channels, length, levels)),
+        (1usize..4, any::<bool>()).prop_map(move |(channels, levels)| rated(channels, None, levels)),
     ]
 }
 
@@ -317,6 +324,9 @@ fn valid() -> impl Strategy<Value = Vec<u8>> {
         Just(encode(&ramp(9, 7), 9, 7, ColorType::Rgb8, image::ImageFormat::Jpeg)),
         Just(br#"{"channels":[[1,2.5,-3],[0.25,7,7.5]]}"#.to_vec()),
         Just(b"[[1,2,3],[4,5,6]]".to_vec()),
+        Just(br#"{"rate":20,"units":"g","channels":[[1,null,3,4,5],[4,5,6,7,8]]}"#.to_vec()),
+        Just(b"a;b\n1,5;2\n;3\n4;5\n6;7\n8;9\n10;11\n".to_vec()),
+        Just(b"1,2,nan,4,5,6,7,8,9,10".to_vec()),
         Just(raw(&[1.0, 2.0, 3.0, 4.0])),
     ]
 }
@@ -346,7 +356,7 @@ proptest! {
     fn json_and_raw_agree(numbers in proptest::collection::vec(-1e6f32..1e6, 1..600), channels in 1usize..5) {
         let length = numbers.len();
         let window: Vec<_> = (0..channels).map(|_| numbers.clone()).collect();
-        let spec = InputSpec::Window { channels, length: Some(length) };
+        let spec = fixed_window(channels, length);
         // JSON carries the f32 exactly when it is written as the f64 it equals.
         let wide: Vec<Vec<f64>> = window.iter().map(|c| c.iter().map(|&v| f64::from(v)).collect()).collect();
         let from_json = prepare(&spec, &serde_json::to_vec(&wide).unwrap()).unwrap();

@@ -11,7 +11,7 @@ use ort::value::TensorRef;
 use crate::bundle::Bundle;
 use crate::contract::Segment;
 use crate::engine::{EngineError, EngineOptions, SegmentInput, SegmentOutput, library};
-use crate::input::PATCH;
+use crate::inputs::PATCH;
 
 /// The environment lives as long as the process: `ort` allows one, and drops it with the last handle.
 static PROCESS: Mutex<Option<Process>> = Mutex::new(None);
@@ -145,6 +145,9 @@ impl SegmentSession {
                     .into(),
                 TensorRef::from_array_view(([token_ids.len()], token_ids)).map_err(&bad_input)?.into(),
             ],
+            SegmentInput::Tokens { token_ids } => {
+                vec![TensorRef::from_array_view(([token_ids.len()], token_ids)).map_err(&bad_input)?.into()]
+            }
             SegmentInput::Hidden { hidden, tokens } => {
                 let shape = [1, tokens, hidden.len() / tokens];
                 vec![TensorRef::from_array_view((shape, hidden)).map_err(&bad_input)?.into()]

@@ -4,8 +4,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
-use loadonce_backbone::{Backbone, Bundle, EngineKind, EngineOptions, InputSpec, Prepared, prepare};
+use loadonce_backbone::{
+    Backbone, Bundle, EngineKind, EngineOptions, InputError, InputSpec, Prepared, Preparer, WindowSpec,
+};
 use safetensors::{Dtype, SafeTensors};
 
 pub(crate) fn root() -> PathBuf {
@@ -24,6 +27,62 @@ pub(crate) fn bundle_copy() -> tempfile::TempDir {
         fs::copy(file.path(), copy.path().join(file.file_name())).unwrap();
     }
     copy
+}
+
+/// Rewrites a copy's `backbone.toml`.
+pub(crate) fn edit(dir: &Path, change: impl FnOnce(String) -> String) {
+    let path = dir.join("backbone.toml");
+    let text = fs::read_to_string(&path).unwrap();
+    let changed = change(text.clone());
+    assert_ne!(text, changed, "the edit must change the contract");
+    fs::write(path, changed).unwrap();
+}
+
+/// A contract with several lengths and sides: the committed bundle's, its input tables replaced.
+pub(crate) fn many_sizes() -> &'static Bundle {
+    static BUNDLE: OnceLock<Bundle> = OnceLock::new();
+    BUNDLE.get_or_init(|| {
+        let copy = bundle_copy();
+        edit(copy.path(), |text| {
+            let (before, rest) = text.split_once("[input.").unwrap();
+            let (_, after) = rest.split_once("[features]").unwrap();
+            format!("{before}{MANY_SIZES}[features]{after}")
+        });
+        // The files are read again when an engine loads; only the contract is needed here.
+        Bundle::open(copy.path()).unwrap()
+    })
+}
+
+const MANY_SIZES: &str = "\
+[input.window]
+lengths = [64, 128, 256, 512, 1024]
+default = 256
+patch = 16
+first_token = 0
+positions = 64
+
+[input.picture]
+sides = [16, 32, 48, 64]
+default = 32
+patch_side = 4
+first_token = 64
+positions = 16
+
+";
+
+/// What a task with this declaration makes of a payload, on [`many_sizes`].
+pub(crate) fn prepare(spec: &InputSpec, payload: &[u8]) -> Result<Prepared, InputError> {
+    Preparer::new(many_sizes(), spec)?.prepare(payload)
+}
+
+/// All channels' patches, one after the other.
+pub(crate) fn patches(prepared: &Prepared) -> Vec<f32> {
+    prepared.channels().iter().flat_map(|channel| channel.patches().to_vec()).collect()
+}
+
+/// A window with a fixed length and nothing else said.
+pub(crate) fn fixed_window(channels: usize, length: usize) -> InputSpec {
+    InputSpec::Window(WindowSpec { channels, length: Some(length), ..WindowSpec::default() })
 }
 
 /// `ORT_DYLIB_PATH`, else what the Makefile fetches.
@@ -84,17 +143,17 @@ impl Golden {
         let Tensor { shape, numbers } = self.tensor(&format!("{sample}.in"));
         if sample.starts_with("window") {
             let payload = numbers.iter().flat_map(|v| v.to_le_bytes()).collect();
-            (InputSpec::Window { channels: shape[0], length: Some(shape[1]) }, payload)
+            (fixed_window(shape[0], shape[1]), payload)
         } else {
             let bytes: Vec<u8> = numbers.iter().map(|&v| v as u8).collect();
             let color = if shape.len() == 3 { image::ColorType::Rgb8 } else { image::ColorType::L8 };
-            (InputSpec::Picture {}, png(&bytes, shape[1] as u32, shape[0] as u32, color))
+            (InputSpec::picture(), png(&bytes, shape[1] as u32, shape[0] as u32, color))
         }
     }
 
     pub(crate) fn prepared(&self, sample: &str) -> Prepared {
         let (spec, payload) = self.payload(sample);
-        prepare(&spec, &payload).unwrap()
+        Preparer::new(&Bundle::open(&bundle_dir()).unwrap(), &spec).unwrap().prepare(&payload).unwrap()
     }
 }
 
@@ -121,7 +180,7 @@ pub(crate) fn features(backbone: &Backbone, input: &Prepared, per_channel: usize
     let mut exits = Vec::new();
     let mut out = Vec::new();
     while pass.next_exit(per_channel, &mut out).unwrap() {
-        assert_eq!(out.len(), input.channels() * per_channel);
+        assert_eq!(out.len(), input.channels().len() * per_channel);
         exits.push(out.clone());
     }
     exits

@@ -4,8 +4,8 @@
 use super::data::DataSet;
 use super::error::DemoError;
 use super::metrics::{accuracy_on_mix, class_mix, least, mean};
-use loadonce_backbone::{Backbone, InputSpec, prepare};
-use loadonce_control::{Input, TaskManifest};
+use loadonce_backbone::{Backbone, InputSpec, Preparer};
+use loadonce_control::TaskManifest;
 use loadonce_module::{
     Dataset, Personalizer, Progress, Recipe, Shape, Sums, TrainConfig, Trainer, argmax, dequantize, forward,
     label_counts, ladder_start, log_prior, quantize_all, solve,
@@ -67,13 +67,16 @@ impl Judge {
         }
         let shape = manifest.shape(bundle.exits(), bundle.directions()).map_err(|e| failed(e.to_string()))?;
         let per_channel = manifest.features_per_channel(bundle.directions());
-        let spec = match manifest.input {
-            Input::Window { channels, length, .. } => InputSpec::Window { channels, length },
-            Input::Picture { .. } => InputSpec::Picture {},
-            Input::Text {} => return Err(failed("the demo has no text".to_owned())),
-        };
+        if manifest.extras() > 0 {
+            return Err(failed("the demo has no levels, lags or calendar".to_owned()));
+        }
+        // Both sides write the declaration alike.
+        let spec: InputSpec = serde_json::to_value(&manifest.input)
+            .and_then(serde_json::from_value)
+            .map_err(|e| failed(e.to_string()))?;
+        let preparer = Preparer::new(bundle, &spec).map_err(|e| failed(e.to_string()))?;
         let features = |sample: usize| -> Result<Vec<f32>, DemoError> {
-            let input = prepare(&spec, &data.payloads[sample]).map_err(|e| failed(e.to_string()))?;
+            let input = preparer.prepare(&data.payloads[sample]).map_err(|e| failed(e.to_string()))?;
             let mut pass = backbone.begin(&input);
             let (mut all, mut z) = (Vec::with_capacity(shape.exits * shape.features), Vec::new());
             while pass.next_exit(per_channel, &mut z).map_err(|e| DemoError::Backbone(e.to_string()))? {

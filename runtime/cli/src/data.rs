@@ -48,8 +48,25 @@ pub(crate) struct DataSet {
     pub(crate) train: Vec<usize>,
     /// Samples that only the evaluation sees, in file order.
     pub(crate) test: Vec<usize>,
+    /// What follows each window, where it is to be forecast.
+    pub(crate) future: Option<Future>,
+    /// Event each sample belongs to, 0 for none, where anomalies are marked.
+    pub(crate) events: Option<Vec<i32>>,
     /// blake3 of the file.
     pub(crate) hash: String,
+}
+
+/// Values to forecast.
+#[derive(Debug)]
+pub(crate) struct Future {
+    /// Steps.
+    pub(crate) horizon: usize,
+    /// `n × horizon`.
+    pub(crate) values: Vec<f32>,
+    /// Time of each window's last value, in seconds since the epoch; empty where nobody knows it.
+    pub(crate) times: Vec<f64>,
+    /// The series before the first test origin.
+    pub(crate) history: Vec<f64>,
 }
 
 impl DataSet {
@@ -67,26 +84,42 @@ impl DataSet {
 
     fn parse(bytes: &[u8]) -> Result<Self, String> {
         let (_, head) = SafeTensors::read_metadata(bytes).map_err(|e| e.to_string())?;
-        let classes = head.metadata().as_ref().and_then(|map| map.get("classes")).ok_or("no class names")?;
-        let classes: Vec<String> = serde_json::from_str(classes).map_err(|e| format!("class names: {e}"))?;
         let tensors = SafeTensors::deserialize(bytes).map_err(|e| e.to_string())?;
+        let classes = head.metadata().as_ref().and_then(|map| map.get("classes"));
+        let classes: Vec<String> = match classes {
+            Some(classes) => serde_json::from_str(classes).map_err(|e| format!("class names: {e}"))?,
+            None if tensors.tensor("future").is_ok() => Vec::new(),
+            None => return Err("no class names".into()),
+        };
         let tensor = |name: &str| tensors.tensor(name).map_err(|e| format!("tensor {name}: {e}"));
         let payloads = match tensors.tensor("text") {
             Ok(text) => texts(&text, &tensor("ends")?)?,
             Err(_) => samples(&tensor("x")?, tensors.tensor("lengths").ok().as_ref())?,
         };
-        let (y, test, n) = (tensor("y")?, tensor("test")?, payloads.len());
-        for (name, tensor) in [("y", &y), ("test", &test)] {
+        let n = payloads.len();
+        let bytes_of = |name: &str| -> Result<Vec<u8>, String> {
+            let tensor = tensor(name)?;
             if tensor.dtype() != Dtype::U8 || tensor.shape() != [n] {
                 return Err(format!("{name} must hold one U8 per sample"));
             }
-        }
-        let labels: Vec<u16> = y.data().iter().map(|&label| u16::from(label)).collect();
+            Ok(tensor.data().to_vec())
+        };
+        let future = match tensors.tensor("future") {
+            Ok(values) => Some(future(&tensors, &values, n)?),
+            Err(_) => None,
+        };
+        let labels: Vec<u16> = match &future {
+            Some(_) => Vec::new(),
+            None => bytes_of("y")?.into_iter().map(u16::from).collect(),
+        };
         if labels.iter().any(|&label| usize::from(label) >= classes.len()) {
             return Err("y names a class that has no name".into());
         }
-        let (test, train) = (0..n).partition(|&i| test.data()[i] != 0);
-        Ok(Self { classes, payloads, labels, train, test, hash: blake3::hash(bytes).to_hex().to_string() })
+        let events = tensors.tensor("events").ok().map(|events| i32s("events", &events, n)).transpose()?;
+        let held = bytes_of("test")?;
+        let (test, train) = (0..n).partition(|&i| held[i] != 0);
+        let hash = blake3::hash(bytes).to_hex().to_string();
+        Ok(Self { classes, payloads, labels, train, test, future, events, hash })
     }
 
     /// Training samples of each class.
@@ -116,7 +149,7 @@ fn samples(x: &TensorView<'_>, lengths: Option<&TensorView<'_>>) -> Result<Vec<V
     if n == 0 || shape[1..].iter().any(|&size| size == 0 || size > MAX_SIDE) {
         return Err(format!("x is {shape:?}: it is empty, or a side is longer than {MAX_SIDE}"));
     }
-    let lengths = lengths.map(|lengths| i32s(lengths, n)).transpose()?;
+    let lengths = lengths.map(|lengths| i32s("lengths", lengths, n)).transpose()?;
     match (x.dtype(), &shape[1..]) {
         (Dtype::F32, &[channels, points]) => {
             let cut = |(i, window): (usize, &[u8])| {
@@ -164,13 +197,38 @@ fn texts(text: &TensorView<'_>, ends: &TensorView<'_>) -> Result<Vec<Vec<u8>>, S
     .collect()
 }
 
-fn i32s(tensor: &TensorView<'_>, n: usize) -> Result<Vec<i32>, String> {
-    if tensor.dtype() != Dtype::I32 || tensor.shape() != [n] {
-        return Err("lengths must hold one I32 per sample".into());
+/// What follows each window.
+fn future(tensors: &SafeTensors<'_>, values: &TensorView<'_>, n: usize) -> Result<Future, String> {
+    let (Dtype::F32, &[rows, horizon]) = (values.dtype(), values.shape()) else {
+        return Err("future must be F32 [n, horizon]".into());
+    };
+    if rows != n || horizon == 0 {
+        return Err("future must hold the same steps for every sample".into());
     }
-    let number =
-        |bytes: &[u8]| bytes.try_into().map(i32::from_le_bytes).map_err(|_| "lengths are cut off".into());
-    tensor.data().chunks_exact(4).map(number).collect()
+    let values: Vec<f32> = values.data().as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
+    let history = tensors.tensor("history").map_err(|e| format!("tensor history: {e}"))?;
+    let history = f64s("history", &history)?;
+    let times =
+        tensors.tensor("time").ok().map(|times| f64s("time", &times)).transpose()?.unwrap_or_default();
+    if !(times.is_empty() || times.len() == n) {
+        return Err("time must hold one F64 per sample".into());
+    }
+    let finite = values.iter().all(|v| v.is_finite()) && history.iter().chain(&times).all(|v| v.is_finite());
+    if finite { Ok(Future { horizon, values, times, history }) } else { Err("a value is not finite".into()) }
+}
+
+fn f64s(name: &str, tensor: &TensorView<'_>) -> Result<Vec<f64>, String> {
+    if tensor.dtype() != Dtype::F64 {
+        return Err(format!("{name} must be F64"));
+    }
+    Ok(tensor.data().as_chunks::<8>().0.iter().map(|&bytes| f64::from_le_bytes(bytes)).collect())
+}
+
+fn i32s(name: &str, tensor: &TensorView<'_>, n: usize) -> Result<Vec<i32>, String> {
+    if tensor.dtype() != Dtype::I32 || tensor.shape() != [n] {
+        return Err(format!("{name} must hold one I32 per sample"));
+    }
+    Ok(tensor.data().as_chunks::<4>().0.iter().map(|&bytes| i32::from_le_bytes(bytes)).collect())
 }
 
 fn png(pixels: &[u8], width: usize, height: usize, colour: ExtendedColorType) -> Result<Vec<u8>, String> {

@@ -557,7 +557,7 @@ impl Judged {
             let mix = class_mix(labels, outputs);
             let personal = Module {
                 params: slot.personal.params.clone(),
-                offset: slot.personal.prior.clone(),
+                offset: slot.personal.offset.clone(),
                 shape: slot.personal.shape,
             };
             let answers = judge.answers(&personal);

@@ -1,6 +1,7 @@
 //! Two feature files of the same samples side by side: what another form of a backbone costs.
 
-use super::classify::Bench;
+use super::bench::Bench;
+use super::classify::predictions;
 use super::features::Features;
 use loadonce_module::Recipe;
 use serde::Serialize;
@@ -33,9 +34,9 @@ pub(crate) fn against(bench: &Bench<'_>, other: &Features) -> Result<Vec<Against
     let second = Bench { features: other, ..*bench };
     let recipe = Recipe::Moments;
     let (mine, theirs) = (bench.fit(recipe, &bench.set.train, 0)?, second.fit(recipe, &bench.set.train, 0)?);
-    let first = bench.predictions(recipe, &mine);
-    let crossed = second.predictions(recipe, &mine);
-    let own = second.predictions(recipe, &theirs);
+    let first = predictions(bench, recipe, &mine);
+    let crossed = predictions(&second, recipe, &mine);
+    let own = predictions(&second, recipe, &theirs);
     let exits = other.exits;
     let figures = |k: usize| {
         let at = |i: usize| i * exits + k;

@@ -1,9 +1,9 @@
-//! Features of every sample at every exit, computed once and kept in a file.
+//! Features of every sample at every exit, as a gateway would store them, computed once and kept in a file.
 
 use super::error::EvaluateError;
 use crate::data::DataSet;
-use loadonce_backbone::{Backbone, InputSpec, PictureSpec, Preparer, WindowSpec};
-use loadonce_control::{Input, TaskManifest};
+use loadonce_backbone::{Backbone, Channel, InputSpec, Prepared, Preparer};
+use loadonce_control::TaskManifest;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use std::collections::HashMap;
@@ -15,6 +15,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 const MAX_BYTES: u64 = 1 << 30;
 /// Samples a thread takes at a time.
 const SLICE: usize = 16;
+/// What standardizing adds to a deviation; `docs/bundle-format.md`.
+const FLOOR: f64 = 1e-4;
 
 /// `n × exits × features` numbers, and what they are made of.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,6 +27,8 @@ pub(crate) struct Features {
     pub(crate) width: usize,
     /// The numbers.
     pub(crate) z: Vec<f32>,
+    /// Mean of each sample's first or forecast channel and what its values are divided by, one pair per sample.
+    pub(crate) scales: Vec<(f64, f64)>,
     /// What a module of them would be bound to: input, features per channel, fingerprint of the backbone.
     pub(crate) of: String,
     /// blake3 of the data file.
@@ -49,26 +53,37 @@ impl Features {
         let bundle = backbone.bundle();
         let (exits, directions) = (bundle.exits(), bundle.directions());
         let failed = |e: &dyn std::fmt::Display| EvaluateError::Backbone(e.to_string());
-        let preparer = Preparer::new(bundle, &spec_of(&manifest.input)).map_err(|e| failed(&e))?;
+        // Both sides write the declaration alike.
+        let spec: InputSpec =
+            serde_json::to_value(&manifest.input).and_then(serde_json::from_value).map_err(|e| failed(&e))?;
+        let lags = manifest.forecast.as_ref().map(loadonce_control::ForecastSpec::lags).unwrap_or_default();
+        let preparer = Preparer::new(bundle, &spec).map_err(|e| failed(&e))?;
+        let preparer = preparer.keep_tail(lags.last().copied().unwrap_or(0));
         let per_channel = manifest.features_per_channel(directions);
-        let width = per_channel * manifest.input.channels();
-        let one = |sample: usize| -> Result<Vec<f32>, EvaluateError> {
+        let width = per_channel * manifest.input.channels() + manifest.extras();
+        let one = |sample: usize| -> Result<(Vec<f32>, (f64, f64)), EvaluateError> {
             let refused = |what: String| EvaluateError::Sample { sample, path: path.to_owned(), what };
             let input = preparer.prepare(&set.payloads[sample]).map_err(|e| refused(e.to_string()))?;
+            let (extras, scale) = extras(manifest, set, sample, &input, &lags).map_err(refused)?;
             let mut pass = backbone.begin(&input);
             let (mut all, mut z) = (Vec::with_capacity(exits * width), Vec::new());
             while pass.next_exit(per_channel, &mut z).map_err(|e| failed(&e))? {
                 all.extend_from_slice(&z);
+                all.extend_from_slice(&extras);
             }
-            Ok(all)
+            Ok((all, scale))
         };
         let n = set.payloads.len();
         let slices = in_parallel(n.div_ceil(SLICE), threads, |slice| {
             (slice * SLICE..n.min((slice + 1) * SLICE)).map(one).collect::<Result<Vec<_>, _>>()
         })?;
-        let z = slices.into_iter().flatten().flatten().collect();
+        let (mut z, mut scales) = (Vec::with_capacity(n * exits * width), Vec::with_capacity(n));
+        for (row, scale) in slices.into_iter().flatten() {
+            z.extend(row);
+            scales.push(scale);
+        }
         let of = manifest.features_of(bundle.fingerprint(), directions);
-        Ok(Self { exits, width, z, of, data: set.hash.clone() })
+        Ok(Self { exits, width, z, scales, of, data: set.hash.clone() })
     }
 
     /// Writes the file; a reader never sees half of it.
@@ -80,7 +95,15 @@ impl Features {
         let view = view.map_err(|e| wrong(e.to_string()))?;
         let metadata =
             HashMap::from([("of".to_owned(), self.of.clone()), ("data".to_owned(), self.data.clone())]);
-        let file = safetensors::serialize([("z", view)], Some(metadata)).map_err(|e| wrong(e.to_string()))?;
+        let scales: Vec<u8> = self
+            .scales
+            .iter()
+            .flat_map(|(mean, unit)| [mean.to_le_bytes(), unit.to_le_bytes()])
+            .flatten()
+            .collect();
+        let scales = TensorView::new(Dtype::F64, vec![self.scales.len(), 2], &scales);
+        let tensors = [("z", view), ("scales", scales.map_err(|e| wrong(e.to_string()))?)];
+        let file = safetensors::serialize(tensors, Some(metadata)).map_err(|e| wrong(e.to_string()))?;
         let part = path.with_extension("part");
         std::fs::write(&part, file)
             .and_then(|()| std::fs::rename(&part, path))
@@ -107,7 +130,7 @@ impl Features {
         let (of, data) = (known("of")?, known("data")?);
         let tensors = SafeTensors::deserialize(bytes).map_err(|e| e.to_string())?;
         let z = tensors.tensor("z").map_err(|e| format!("tensor z: {e}"))?;
-        let (Dtype::F32, &[_, exits, width]) = (z.dtype(), z.shape()) else {
+        let (Dtype::F32, &[n, exits, width]) = (z.dtype(), z.shape()) else {
             return Err(format!(
                 "z is {:?} {:?}, but must be F32 [n, exits, features]",
                 z.dtype(),
@@ -122,7 +145,19 @@ impl Features {
         if let Some(at) = z.iter().position(|z| !z.is_finite()) {
             return Err(format!("number {at} of z is not finite"));
         }
-        Ok(Self { exits, width, z, of, data })
+        let scales = match tensors.tensor("scales") {
+            Err(_) => vec![(0.0, 1.0); n],
+            Ok(scales) if scales.dtype() == Dtype::F64 && scales.shape() == [n, 2] => {
+                let numbers: Vec<f64> =
+                    scales.data().as_chunks::<8>().0.iter().map(|&bytes| f64::from_le_bytes(bytes)).collect();
+                numbers.as_chunks::<2>().0.iter().map(|&[mean, unit]| (mean, unit)).collect()
+            }
+            Ok(_) => return Err("scales must be F64 [n, 2]".into()),
+        };
+        if scales.iter().any(|(mean, unit)| !mean.is_finite() || !unit.is_finite() || *unit <= 0.0) {
+            return Err("a scale is not finite, or not above 0".into());
+        }
+        Ok(Self { exits, width, z, scales, of, data })
     }
 
     /// Refuses features of other samples.
@@ -138,14 +173,34 @@ impl Features {
     }
 }
 
-/// The backbone's word for a task's input.
-fn spec_of(input: &Input) -> InputSpec {
-    match *input {
-        Input::Window { channels, length } => {
-            InputSpec::Window(WindowSpec { channels, length, ..WindowSpec::default() })
-        }
-        Input::Picture {} => InputSpec::Picture(PictureSpec::default()),
+/// Levels, lags and calendar of a sample, and the scale of its forecast channel.
+fn extras(
+    manifest: &TaskManifest,
+    set: &DataSet,
+    sample: usize,
+    input: &Prepared,
+    lags: &[usize],
+) -> Result<(Vec<f32>, (f64, f64)), String> {
+    let mut extras = input.levels().to_vec();
+    let target = manifest.forecast.as_ref().map_or(0, |forecast| forecast.target);
+    let channel = input.channels().get(target).ok_or("it has no such channel")?;
+    let scale = (channel.mean(), channel.deviation() + FLOOR);
+    extras.extend(lags.iter().map(|&lag| lagged(channel, lag, scale)).collect::<Result<Vec<_>, _>>()?);
+    if manifest.forecast.as_ref().is_some_and(|forecast| !forecast.calendar.is_empty()) {
+        let times = set.future.as_ref().map(|future| future.times.as_slice()).unwrap_or_default();
+        let time = *times.get(sample).ok_or("the calendar needs `time` in the data file")?;
+        manifest.append_calendar(time, &mut extras);
     }
+    Ok((extras, scale))
+}
+
+/// The value `lag` steps from the window's end, standardized.
+fn lagged(channel: &Channel, lag: usize, (mean, unit): (f64, f64)) -> Result<f32, String> {
+    let tail = channel.tail();
+    let value = tail.len().checked_sub(lag).and_then(|at| tail.get(at));
+    value
+        .map(|value| ((value - mean) / unit) as f32)
+        .ok_or(format!("it has no value {lag} steps from its end"))
 }
 
 /// Does pieces of work 0 to `count` on `threads` threads; results in order, or the first error seen.
@@ -190,6 +245,7 @@ mod tests {
             exits: 2,
             width: 3,
             z: (0..12u8).map(f32::from).collect(),
+            scales: vec![(0.5, 2.0), (-1.0, 1e-4)],
             of: "window 1x3 abc".into(),
             data: "def".into(),
         };

@@ -5,29 +5,33 @@
 //! |---|---|
 //! | `draw` | which samples a draw takes |
 //! | `features` | features of all samples, computed once and kept in a file |
-//! | `classify` | modules and their figures; early exits |
+//! | `bench` | making a module, calibrating early exits |
+//! | `classify`, `forecast`, `anomaly` | the figures of each kind of task |
 //! | `against` | two forms of a backbone on the same samples |
 //! | `report` | what a person and a script read |
 
 mod against;
+mod anomaly;
+mod bench;
 mod classify;
 mod draw;
 mod error;
 mod features;
+mod forecast;
 mod report;
 
 pub use error::EvaluateError;
 
 use crate::data::DataSet;
 use against::against;
-use classify::{Bench, Job};
+use bench::Bench;
 use draw::Labels;
 use features::{Features, in_parallel};
 use loadonce_backbone::{Backbone, Bundle, EngineOptions};
-use loadonce_control::TaskManifest;
+use loadonce_control::{TaskKind, TaskManifest};
 use loadonce_module::Recipe;
-use report::Report;
-use std::path::PathBuf;
+use report::{Draws, Report};
+use std::path::{Path, PathBuf};
 
 /// Most draws.
 const MAX_DRAWS: u64 = 1000;
@@ -59,12 +63,15 @@ pub struct Options {
     /// Compare with these features of the same samples, exit by exit
     #[arg(long, value_name = "FILE")]
     pub against: Option<PathBuf>,
-    /// Recipes to try
-    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "moments,probe,ladder")]
+    /// Recipes to try: moments, probe, ladder; without it all that the kind of task has
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub recipes: Vec<String>,
-    /// Labels per class: numbers, or `all`
+    /// Labels per class of a classify task: numbers, or `all`
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "5,10,50,all")]
     pub labels: Vec<String>,
+    /// Labelled anomalies that a probe of an anomaly task is trained with, at most
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub anomalies: usize,
     /// Draws of labels; `all` needs only one
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub draws: u64,
@@ -95,28 +102,69 @@ impl Options {
         self.labels.iter().map(parse).collect()
     }
 
-    fn recipes(&self, rank: usize) -> Result<Vec<Recipe>, EvaluateError> {
-        let parse = |text: &String| match text.as_str() {
+    fn recipes(&self, manifest: &TaskManifest) -> Result<Vec<Recipe>, EvaluateError> {
+        let parse = |text: &str| match text {
             "moments" => Ok(Recipe::Moments),
             "probe" => Ok(Recipe::Probe),
-            "ladder" => Ok(Recipe::Ladder { rank }),
+            "ladder" if manifest.kind == TaskKind::Anomaly => {
+                Err(usage("--recipes ladder: an anomaly task has none"))
+            }
+            "ladder" => Ok(Recipe::Ladder { rank: manifest.module.rank }),
             other => Err(usage(format!("--recipes {other}: there are moments, probe and ladder"))),
         };
-        self.recipes.iter().map(parse).collect()
+        if self.recipes.is_empty() {
+            let all = ["moments", "probe", "ladder"];
+            let count = if manifest.kind == TaskKind::Anomaly { 2 } else { 3 };
+            return all[..count].iter().map(|text| parse(text)).collect();
+        }
+        self.recipes.iter().map(|text| parse(text)).collect()
     }
 
-    fn jobs(&self, rank: usize) -> Result<Vec<Job>, EvaluateError> {
-        if !(1..=MAX_DRAWS).contains(&self.draws) || self.draw.checked_add(self.draws).is_none() {
-            return Err(usage(format!("--draws is {}, allowed are 1 to {MAX_DRAWS}", self.draws)));
+    fn draws(&self) -> Result<std::ops::Range<u64>, EvaluateError> {
+        match self.draw.checked_add(self.draws) {
+            Some(end) if (1..=MAX_DRAWS).contains(&self.draws) => Ok(self.draw..end),
+            _ => Err(usage(format!("--draws is {}, allowed are 1 to {MAX_DRAWS}", self.draws))),
         }
-        let mut jobs = Vec::new();
-        for labels in self.labels()? {
-            for recipe in self.recipes(rank)? {
-                let draws = if labels == Labels::All { 1 } else { self.draws };
-                jobs.extend((self.draw..self.draw + draws).map(|draw| Job { recipe, labels, draw }));
+    }
+
+    /// Makes and judges all modules.
+    fn measure(&self, bench: &Bench<'_>) -> Result<Draws, EvaluateError> {
+        let (recipes, draws) = (self.recipes(bench.manifest)?, self.draws()?);
+        let failed = |recipe: Recipe, labels: String, draw: u64| {
+            move |what| EvaluateError::Module { recipe: recipe.name(), labels, draw, what }
+        };
+        Ok(match bench.manifest.kind {
+            TaskKind::Classify => {
+                let mut jobs = Vec::new();
+                for labels in self.labels()? {
+                    let draws = if labels == Labels::All { self.draw..self.draw + 1 } else { draws.clone() };
+                    for &recipe in &recipes {
+                        jobs.extend(draws.clone().map(|draw| classify::Job { recipe, labels, draw }));
+                    }
+                }
+                Draws::Classify(in_parallel(jobs.len(), self.threads, |i| {
+                    let job = jobs[i];
+                    classify::run(bench, job).map_err(failed(job.recipe, job.labels.to_string(), job.draw))
+                })?)
             }
-        }
-        Ok(jobs)
+            TaskKind::Forecast => Draws::Forecast(in_parallel(recipes.len(), self.threads, |i| {
+                forecast::run(bench, recipes[i]).map_err(failed(recipes[i], "all".into(), 0))
+            })?),
+            TaskKind::Anomaly => {
+                let mut jobs = Vec::new();
+                for &recipe in &recipes {
+                    // Anomalies never enter the closed form, so its draws would all be the same.
+                    let moments = recipe == Recipe::Moments;
+                    let anomalies = if moments { 0 } else { self.anomalies };
+                    let draws = if moments { self.draw..self.draw + 1 } else { draws.clone() };
+                    jobs.extend(draws.map(|draw| anomaly::Job { recipe, anomalies, draw }));
+                }
+                Draws::Anomaly(in_parallel(jobs.len(), self.threads, |i| {
+                    let job = jobs[i];
+                    anomaly::run(bench, job).map_err(failed(job.recipe, job.anomalies.to_string(), job.draw))
+                })?)
+            }
+        })
     }
 
     fn manifest(&self) -> Result<TaskManifest, EvaluateError> {
@@ -173,30 +221,17 @@ pub fn run(options: &Options) -> Result<(), EvaluateError> {
         return Err(usage("--threads must be at least 1"));
     }
     let manifest = options.manifest()?;
-    let jobs = options.jobs(manifest.module.rank)?;
     let set = DataSet::read(&options.data)?;
-    if manifest.classes != set.classes {
-        return Err(EvaluateError::Content {
-            path: options.task.clone(),
-            what: format!("`classes` are not those of the data, {:?}", set.classes),
-        });
-    }
-    if set.train.is_empty() || set.test.is_empty() {
-        return Err(usage("the data set has no training or no test samples"));
-    }
+    check(&manifest, &set, &options.task)?;
     let features = options.features(&manifest, &set)?;
-    let bench = Bench { manifest: &manifest, set: &set, features: &features, early: options.exits };
-    let figures = in_parallel(jobs.len(), options.threads, |i| {
-        let job = jobs[i];
-        bench.run(job).map_err(|what| EvaluateError::Module {
-            recipe: job.recipe.name(),
-            labels: job.labels.to_string(),
-            draw: job.draw,
-            what,
-        })
-    })?;
+    let early = options.exits && features.exits > 1;
+    let bench = Bench { manifest: &manifest, set: &set, features: &features, early };
+    let draws = options.measure(&bench)?;
     let other = match &options.against {
         None => None,
+        Some(_) if manifest.kind != TaskKind::Classify => {
+            return Err(usage("--against compares classify tasks only"));
+        }
         Some(path) => {
             let other = Features::read(path)?;
             other.check(&set, path)?;
@@ -204,5 +239,27 @@ pub fn run(options: &Options) -> Result<(), EvaluateError> {
             Some(against(&bench, &other).map_err(wrong)?)
         }
     };
-    Report::new(&bench, figures, other).write(options.out.as_deref())
+    Report::new(&bench, draws, other).write(options.out.as_deref())
+}
+
+/// Refuses data of another task.
+fn check(manifest: &TaskManifest, set: &DataSet, task: &Path) -> Result<(), EvaluateError> {
+    let wrong = |what: String| Err(EvaluateError::Content { path: task.to_owned(), what });
+    let forecast = manifest.kind == TaskKind::Forecast;
+    if forecast != set.future.is_some() {
+        return wrong("`kind` is forecast where the data has `future`, and only there".into());
+    }
+    if manifest.kind == TaskKind::Classify && manifest.classes != set.classes {
+        return wrong(format!("`classes` are not those of the data, {:?}", set.classes));
+    }
+    if manifest.kind == TaskKind::Anomaly && set.classes != ["normal", "anomalous"] {
+        return wrong(format!(
+            "an anomaly task needs the classes normal and anomalous, not {:?}",
+            set.classes
+        ));
+    }
+    if set.train.is_empty() || set.test.is_empty() {
+        return Err(usage("the data set has no training or no test samples"));
+    }
+    Ok(())
 }

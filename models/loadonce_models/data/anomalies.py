@@ -23,10 +23,15 @@ CLASSES = ["normal", "anomalous"]
 
 
 class Watched(NamedTuple):
-    """Data with the event each sample belongs to: 0 for none, else a number from 1."""
+    """Data with the event each sample belongs to: 0 for none, else a number from 1.
+
+    calibrate marks the training samples that set the alarm's threshold: of windows that overlap, the later ones, for
+    a random half would hold the neighbours of what was trained on. None leaves it to a random half.
+    """
 
     data: Data
     events: NDArray[np.int32]
+    calibrate: NDArray[np.uint8] | None = None
 
 
 def _each(data: Data) -> Watched:
@@ -42,8 +47,15 @@ def _against(data: Data, normal: set[str]) -> Watched:
 
 
 def _cut(x: NDArray, bad: NDArray, cut: int, points: int, train_step: int, step: int) -> Watched:
-    """Windows over one series [channels, T]: training windows end before `cut`, test windows begin at or after it."""
-    starts = [*range(0, cut - points + 1, train_step), *range(cut, x.shape[1] - points + 1, step)]
+    """Windows over one series [channels, T].
+
+    Training windows lie wholly in its first half before `cut`, those that calibrate in the second, test windows begin
+    at or after `cut`.
+    """
+    middle = cut // 2
+    fit, calibrate = range(0, middle - points + 1, train_step), range(middle, cut - points + 1, train_step)
+    starts = [*fit, *calibrate, *range(cut, x.shape[1] - points + 1, step)]
+    flags = np.array([middle <= s < cut for s in starts], np.uint8)
     edge = np.diff(np.concatenate([[0], (bad > 0).astype(int)])) == 1
     number = np.where(bad > 0, np.cumsum(edge), 0)
     events = np.array([number[s : s + points].max() for s in starts], np.int32)
@@ -51,7 +63,7 @@ def _cut(x: NDArray, bad: NDArray, cut: int, points: int, train_step: int, step:
     if events[test == 0].any():
         raise ValueError("the training stretch holds an anomaly")
     cuts = np.stack([x[:, s : s + points] for s in starts]).astype(np.float32)
-    return Watched(Data(cuts, (events > 0).astype(np.uint8), test, CLASSES), events)
+    return Watched(Data(cuts, (events > 0).astype(np.uint8), test, CLASSES), events, flags)
 
 
 def _column(archive: str, path: str, name: str) -> NDArray[np.float64]:

@@ -30,7 +30,11 @@ def digest(*parts: object) -> str:
 
 
 def _value(value: object) -> str:
-    # JSON's numbers, texts, lists and booleans are TOML's.
+    if isinstance(value, dict):
+        return _table(value)
+    if isinstance(value, list):
+        return "[" + ", ".join(_value(part) for part in value) + "]"
+    # JSON's numbers, texts and booleans are TOML's.
     return json.dumps(value)
 
 
@@ -48,23 +52,43 @@ def input_of(spec: dict[str, Any], data: Data, bundle: Bundle) -> dict[str, obje
     return out | {key: bundle.fit(key, spec[key]) for key in ("points", "side") if key in out}
 
 
+def _task(name: str, kind: str, bundle: Bundle, tables: dict[str, object]) -> str:
+    fixed = protocol()["classify"]
+    exits = {key: fixed["exits"][key] for key in ("max_disagreement", "confidence")}
+    training = {key: fixed[key] for key in ("epochs", "batch", "learning_rate", "weight_decay", "dropout")}
+    # The same everywhere: no set has its own training.
+    values = {"name": name, "kind": kind, "backbone": bundle.name, **tables}
+    values |= {"exits": exits, "training": training | {"patience": 0}}
+    return "".join(f"{key} = {_table(v) if isinstance(v, dict) else _value(v)}\n" for key, v in values.items())
+
+
 def manifest(name: str, spec: dict[str, Any], data: Data, bundle: Bundle) -> str:
     """A classify task as `loadonce evaluate` reads it."""
     fixed = protocol()["classify"]
     module = {"kind": "moments", "rank": fixed["rank"], "features": fixed["features"]}
-    exits = {key: fixed["exits"][key] for key in ("max_disagreement", "confidence")}
-    training = {key: fixed[key] for key in ("epochs", "batch", "learning_rate", "weight_decay", "dropout")}
-    lines = [
-        f"name = {_value(name)}",
-        'kind = "classify"',
-        f"backbone = {_value(bundle.name)}",
-        f"classes = {_value(data.classes)}",
-        f"input = {_table(input_of(spec, data, bundle))}",
-        f"module = {_table(module)}",
-        f"exits = {_table(exits)}",
-        f"training = {_table(training | {'patience': 0})}",
-    ]
-    return "\n".join(lines) + "\n"
+    return _task(
+        name, "classify", bundle, {"classes": data.classes, "input": input_of(spec, data, bundle), "module": module}
+    )
+
+
+def forecast_manifest(name: str, spec: dict[str, Any], bundle: Bundle, step_s: float) -> str:
+    """A forecast task."""
+    fixed = protocol()["forecast"]
+    taken = {"modality": "window", "channels": 1, "points": bundle.fit("points", spec["points"])}
+    table: dict[str, object] = {key: spec[key] for key in ("horizon", "season", "lags")}
+    table |= {"quantiles": fixed["quantiles"], "step_s": step_s}
+    if spec["calendar"]:
+        table["calendar"] = [{"period": int(period), "harmonics": 1} for period in spec["calendar"]]
+    module = {"kind": "moments", "features": fixed["features"]}
+    return _task(name, "forecast", bundle, {"input": taken, "module": module, "forecast": table})
+
+
+def anomaly_manifest(name: str, spec: dict[str, Any], data: Data, bundle: Bundle) -> str:
+    """An anomaly task."""
+    fixed = protocol()["anomaly"]
+    module = {"kind": "moments", "rank": protocol()["classify"]["rank"], "features": fixed["features"]}
+    table = {"false_alarms": fixed["false_alarms"]}
+    return _task(name, "anomaly", bundle, {"input": input_of(spec, data, bundle), "module": module, "anomaly": table})
 
 
 def write_if_new(path: Path, text: str) -> None:

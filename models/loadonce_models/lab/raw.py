@@ -52,20 +52,19 @@ def _texts(texts: list[str], buckets: int) -> NDArray[np.float64]:
     return out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-9)
 
 
-def features(data: Data) -> NDArray[np.float32]:
-    """[n, 1, numbers], every number scaled by the training split to unit variance, so that none is clamped."""
-    most = protocol()["classify"]["raw"]["features"]
+def features(data: Data, most: int, fit: NDArray[np.int64]) -> NDArray[np.float32]:
+    """[n, 1, numbers], every number scaled to unit variance over the samples `fit`, so that few are clamped."""
     make = {"window": _windows, "picture": _pictures, "text": lambda d, n: _texts(d.x, n)}[data.modality]
     x = make(data, most)
-    train = x[data.test == 0]
-    x = (x - train.mean(0)) / (train.std(0) + 1e-6)
+    x = (x - x[fit].mean(0)) / (x[fit].std(0) + 1e-6)
     return np.clip(x, -8, 8).astype(np.float32)[:, None]
 
 
 def write(data: Data, digest: str, path: Path) -> None:
     """A feature file as `loadonce evaluate` writes them."""
     part = path.with_suffix(".part")
-    save_file({"z": np.ascontiguousarray(features(data))}, part, metadata={"of": "raw input", "data": digest})
+    z = features(data, protocol()["classify"]["raw"]["features"], np.where(data.test == 0)[0])
+    save_file({"z": np.ascontiguousarray(z)}, part, metadata={"of": "raw input", "data": digest})
     part.replace(path)
 
 

@@ -52,6 +52,8 @@ pub(crate) struct DataSet {
     pub(crate) future: Option<Future>,
     /// Event each sample belongs to, 0 for none, where anomalies are marked.
     pub(crate) events: Option<Vec<i32>>,
+    /// Training samples that calibrate alarms, where the data says which.
+    pub(crate) calibrate: Option<Vec<bool>>,
     /// blake3 of the file.
     pub(crate) hash: String,
 }
@@ -116,10 +118,12 @@ impl DataSet {
             return Err("y names a class that has no name".into());
         }
         let events = tensors.tensor("events").ok().map(|events| i32s("events", &events, n)).transpose()?;
+        let calibrate = tensors.tensor("calibrate").is_ok().then(|| bytes_of("calibrate")).transpose()?;
+        let calibrate = calibrate.map(|flags| flags.into_iter().map(|flag| flag != 0).collect());
         let held = bytes_of("test")?;
         let (test, train) = (0..n).partition(|&i| held[i] != 0);
         let hash = blake3::hash(bytes).to_hex().to_string();
-        Ok(Self { classes, payloads, labels, train, test, future, events, hash })
+        Ok(Self { classes, payloads, labels, train, test, future, events, calibrate, hash })
     }
 
     /// Training samples of each class.

@@ -6,8 +6,6 @@ use loadonce_module::metrics::{average_precision, roc_auc};
 use loadonce_module::{ANOMALOUS, Decider, NORMAL, Recipe, Served, alarm, clopper_pearson};
 use serde::Serialize;
 
-/// Share of the normal training samples that calibrates the alarm.
-const HELD_OUT: f64 = 0.2;
 const CONFIDENCE: f64 = 0.95;
 
 /// Figures of one module.
@@ -82,8 +80,7 @@ pub(crate) fn run(bench: &Bench<'_>, job: Job) -> Result<Figures, String> {
     let of = |rows: &[usize], class: u16| -> Vec<usize> {
         rows.iter().copied().filter(|&row| set.labels[row] == class).collect()
     };
-    let mut heldout = order("heldout", &of(&set.train, NORMAL));
-    let normals = heldout.split_off((HELD_OUT * heldout.len() as f64).round() as usize);
+    let (heldout, normals) = split(bench, &of(&set.train, NORMAL));
     let known: Vec<usize> = order(&job.draw.to_string(), &of(&set.train, ANOMALOUS));
     let known = &known[..job.anomalies.min(known.len())];
     let mut rows: Vec<usize> = normals.iter().chain(known).copied().collect();
@@ -144,11 +141,22 @@ pub(crate) fn run(bench: &Bench<'_>, job: Job) -> Result<Figures, String> {
                 right.iter().zip(count).filter(|(_, n)| *n > 0.0).map(|(r, n)| r / n).collect();
             shares.iter().sum::<f64>() / shares.len().max(1) as f64
         };
-        early.early = share(&|i| leaving.exits[i]);
-        early.last = share(&|_| bench.features.exits - 1);
+        early.figure = share(&|i| leaving.exits[i]);
+        early.figure_last = share(&|_| bench.features.exits - 1);
         figures.early = Some(early);
     }
     Ok(figures)
+}
+
+/// Normal training samples that calibrate the alarm, and those that make the module: as the data says, else halves in
+/// the order of blake3("heldout row").
+fn split(bench: &Bench<'_>, normals: &[usize]) -> (Vec<usize>, Vec<usize>) {
+    if let Some(flags) = &bench.set.calibrate {
+        return normals.iter().partition(|&&row| flags[row]);
+    }
+    let mut heldout = order("heldout", normals);
+    let rest = heldout.split_off(heldout.len() / 2);
+    (heldout, rest)
 }
 
 /// Events with a score above the threshold, and all events of the test samples. Without event numbers every anomalous

@@ -39,9 +39,9 @@ pub(crate) struct Early {
     /// Share of early answers that differ from the last exit's.
     pub(crate) disagreement: f64,
     /// The kind's figure with early exits: accuracy, MASE or ROC-AUC.
-    pub(crate) early: f64,
+    pub(crate) figure: f64,
     /// The same of the last exit on the same samples.
-    pub(crate) last: f64,
+    pub(crate) figure_last: f64,
 }
 
 /// Where each of some samples leaves, by number from 0.
@@ -163,8 +163,8 @@ impl Bench<'_> {
             mean_exit: shares.iter().enumerate().map(|(k, share)| (k + 1) as f64 * share).sum(),
             shares,
             disagreement: differing as f64 / n,
-            early: 0.0,
-            last: 0.0,
+            figure: 0.0,
+            figure_last: 0.0,
         };
         Ok((early, Leaving { rows: others, exits: leaves }))
     }

@@ -100,7 +100,7 @@ fn early(bench: &Bench<'_>, recipe: Recipe, params: &[f32], drawn: &[usize]) -> 
             .filter(|(i, row)| classes[i * exits + exit(*i)] == set.labels[**row]);
         right.count() as f64 / leaving.rows.len().max(1) as f64
     };
-    early.early = share(&|i| leaving.exits[i]);
-    early.last = share(&|_| exits - 1);
+    early.figure = share(&|i| leaving.exits[i]);
+    early.figure_last = share(&|_| exits - 1);
     Ok(early)
 }

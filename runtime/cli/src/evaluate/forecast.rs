@@ -97,8 +97,8 @@ pub(crate) fn run(bench: &Bench<'_>, recipe: Recipe) -> Result<Figures, String> 
                 .collect();
             scaled(&medians, &truth)
         };
-        early.early = of(&|i| leaving.exits[i])?;
-        early.last = of(&|_| exits - 1)?;
+        early.figure = of(&|i| leaving.exits[i])?;
+        early.figure_last = of(&|_| exits - 1)?;
         figures.early = Some(early);
     }
     Ok(figures)

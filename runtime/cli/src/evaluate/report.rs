@@ -172,8 +172,8 @@ fn early(all: &[&Early], figure: &str, text: &mut String) {
         text,
         "   early exits: mean exit {:.2}, {figure} {:.3} for {:.3}, {:.2} % differ",
         over(|e| e.mean_exit),
-        over(|e| e.early),
-        over(|e| e.last),
+        over(|e| e.figure),
+        over(|e| e.figure_last),
         100.0 * over(|e| e.disagreement)
     );
 }

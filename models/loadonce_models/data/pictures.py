@@ -6,7 +6,6 @@ import io
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from .archives import names, read, text
 from .store import Data, split_half
@@ -15,6 +14,8 @@ PATCH = 32
 
 
 def _picture(archive: str, path: str, mode: str) -> NDArray[np.uint8]:
+    from PIL import Image
+
     return np.asarray(Image.open(io.BytesIO(read(archive, path))).convert(mode))
 
 
@@ -67,6 +68,8 @@ ICON_FOLDERS = ("actions", "apps", "categories", "devices", "mimetypes", "places
 
 def icons() -> Data:
     """Colour icons of 48x48 pixels on white by the folder they are in; a fixed half is the test set."""
+    from PIL import Image
+
     pictures, y, seen = [], [], set()
     for label, folder in enumerate(ICON_FOLDERS):
         prefix = f"./usr/share/icons/gnome/48x48/{folder}/"

@@ -106,6 +106,99 @@ def _int8(report: Report, name: str) -> str:
     )
 
 
+def _number(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _forecast(entries: list[dict]) -> str:
+    """One row per series: the recipes at the last exit, the better exit is not picked in hindsight."""
+    last = max(e["exit"] for e in entries)
+    rows, beaten, straight = [], [], []
+    for name in dict.fromkeys(e["name"] for e in entries):
+        own = {(e["recipe"], e["exit"]): e for e in entries if e["name"] == name}
+        first = own["moments", last]
+        naive, linear = first["naive"], first["linear"]
+        shown = [f"{_number(own[r, last]['mase'])} / {_number(own[r, last]['wql'], 4)}" for r in ("moments", "probe")]
+        rivals = [f"{_number(r['mase'])} / {_number(r['wql'], 4)}" for r in (naive, linear)]
+        coverage = f"{100 * first['coverage']:.0f} of {100 * first['nominal']:.0f}"
+        blank = f"{_number(first['random_mase'])} / {_number(first['random_wql'], 4)}"
+        rows.append([name, str(first["horizon"]), str(first["origins"]), *shown, blank, *rivals, coverage])
+        if first["beats_naive"]:
+            beaten.append(name)
+        if linear["mase"] < first["mase"]:
+            straight.append(name)
+    head = [
+        "series",
+        "horizon",
+        "origins",
+        "moments",
+        "probe",
+        "random weights",
+        "seasonal naive",
+        "linear",
+        "covered, %",
+    ]
+    return (
+        f"MASE / weighted quantile loss at exit {last}, on rolling origins; smaller is better. The closed form beats "
+        f"the seasonal naive forecast in MASE on {len(beaten)} of {len(rows)} series ({', '.join(beaten) or 'none'}); "
+        f"the linear autoregression beats the closed form on {len(straight)} ({', '.join(straight) or 'none'}).\n\n"
+        + table(head, rows)
+    )
+
+
+def _anomaly(entries: list[dict]) -> str:
+    last = max(e["exit"] for e in entries)
+    rows = []
+    for name in dict.fromkeys(e["name"] for e in entries):
+        own = {(e["recipe"], e["exit"]): e for e in entries if e["name"] == name}
+        first, probe = own["moments", last], own.get(("probe", last))
+        both = lambda e: f"{_number(e['roc_auc'])} / {_number(e['pr_auc'])}"  # noqa: E731
+        recall = "–" if first["event_recall"] is None else f"{100 * first['event_recall']:.0f} of {first['events']}"
+        alarms = "–"
+        if first["false_alarms"] is not None:
+            low, high = first["false_alarms_interval"]
+            alarms = f"{100 * first['false_alarms']:.2f} ({100 * low:.2f}–{100 * high:.2f})"
+        rows.append(
+            [
+                name,
+                both(own["moments", 1]),
+                both(first),
+                both(probe) if probe else "–",
+                _number(first["random_roc_auc"]),
+                both(first["pca"]),
+                both(first["forest"]),
+                recall,
+                alarms,
+            ]
+        )
+    head = ["set", "exit 1", f"exit {last}", "probe, 5 labels", "random, ROC", "PCA", "isolation forest"]
+    head += ["events found, %", "false alarms, % (95 %)"]
+    share = protocol()["anomaly"]["false_alarms"]
+    return (
+        f"ROC-AUC / PR-AUC. Events and false alarms at the threshold calibrated to {100 * share:.0f} %, exit {last}; a "
+        "dash where too few normal samples were left to calibrate, or no anomaly is marked.\n\n" + table(head, rows)
+    )
+
+
+def _latency(report: Report, name: str) -> str:
+    rows = []
+    for row in report["latency"]:
+        if row["backbone"] != name:
+            continue
+        times = [f"{e['int8_ms']:.2f} ({e['ratio']:.2f})" for e in row["exits"]]
+        rows.append([f"{row['modality']} {row['size']}", str(row["tokens"]), *times, f"{row['single_ms']:.2f}"])
+    if not rows:
+        return ""
+    exits = len(rows[0]) - 3
+    head = ["input", "tokens", *(f"exit {k}" for k in range(1, exits + 1)), "fp32 single graph"]
+    return (
+        "### Latency on the runtime\n\n"
+        "Median milliseconds on one thread from the prepared input to an exit's features, "
+        "in brackets the ratio to the fp32 single graph, run in turn by the same engine (`make bench-backbone`).\n\n"
+        + table(head, rows)
+    )
+
+
 def section(report: Report, name: str) -> str:
     """Everything the report says about one backbone, as Markdown."""
     entries = [e for e in report["sets"] if e["backbone"] == name]
@@ -137,6 +230,19 @@ def section(report: Report, name: str) -> str:
             f"![exits]({name}-exits.svg)\n",
             _exits(early),
         ]
+    own = {kind: [e for e in report[kind] if e["backbone"] == name] for kind in ("forecast", "anomaly")}
+    if own["forecast"]:
+        text += ["### Forecasts\n", _forecast(own["forecast"])]
+    if own["anomaly"]:
+        text += ["### Anomalies\n", _anomaly(own["anomaly"])]
+    others = [e for e in report["exits"] if e["backbone"] == name and e["kind"] != "classify"]
+    if others:
+        text += [
+            "Early exits of these tasks, closed form; points lost are percent of MASE for a forecast, and of the "
+            "balanced accuracy of the alarm for an anomaly task.\n",
+            _exits(others),
+        ]
+    text.append(_latency(report, name))
     return "\n".join(text)
 
 

@@ -33,6 +33,7 @@ class Lab:
     work: Path
     quick: bool = False
     threads: int = 2
+    scratch: bool = True
     labels: list[str] = field(default_factory=lambda: list(protocol()["classify"]["labels_per_class"]))
     draws: int = protocol()["classify"]["draws"]
     recipes: list[str] = field(default_factory=lambda: list(protocol()["classify"]["recipes"]))
@@ -127,7 +128,7 @@ def measure(lab: Lab, name: str, bundle: Bundle, twins: dict[str, Bundle]) -> di
     out["raw"] = lab.cached("raw", name, base, lambda: _raw(lab, name, spec, data, bundle))
     if not lab.quick:
         out["logistic"] = lab.cached("logistic", name, base, lambda: raw.logistic(data, lab.labels, lab.draws))
-        if bundle.scale == "tiny" and data.modality != "text":
+        if lab.scratch and bundle.scale == "tiny" and data.modality != "text":
             out["scratch"] = lab.cached("scratch", name, scratch_key(name), lambda: scratch.train(name, "tiny"))
     return out
 

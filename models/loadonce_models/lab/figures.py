@@ -76,7 +76,7 @@ def exits(name: str, bundle: Bundle, result: Entry, latency: list[Entry]) -> lis
     for labels in dict.fromkeys(d["labels"] for d in draws):
         early = [d["early"] for d in draws if d["labels"] == labels]
         shares = [stats.mean(column) for column in zip(*(e["shares"] for e in early), strict=True)]
-        spent, how = _spent(name, bundle, shares, latency)
+        spent, how = _spent(protocol()["sets"][name], bundle.name, shares, latency)
         out.append(
             {
                 "name": name,
@@ -91,7 +91,7 @@ def exits(name: str, bundle: Bundle, result: Entry, latency: list[Entry]) -> lis
                 "shares": [round(share, 5) for share in shares],
                 "speedup": round(1 / spent, 3),
                 "speedup_by": how,
-                "loss_points": round(100 * stats.mean([e["accuracy_last"] - e["accuracy"] for e in early]), 3),
+                "loss_points": round(100 * stats.mean([e["figure_last"] - e["figure"] for e in early]), 3),
                 "disagreement": round(stats.mean([e["disagreement"] for e in early]), 5),
                 "on": round(stats.mean([float(e["threshold"] <= 1) for e in early]), 3),
             }
@@ -99,16 +99,50 @@ def exits(name: str, bundle: Bundle, result: Entry, latency: list[Entry]) -> lis
     return out
 
 
-def _spent(name: str, bundle: Bundle, shares: list[float], latency: list[Entry]) -> tuple[float, str]:
+def _spent(spec: Entry, backbone: str, shares: list[float], latency: list[Entry]) -> tuple[float, str]:
     """Mean time with early exits over the time of all segments, and what it is computed from."""
-    spec = protocol()["sets"][name]
-    size = {"window": spec.get("points", 256), "picture": spec.get("side", 32)}.get(spec["modality"])
-    for entry in latency:
-        same = entry["backbone"] == bundle.name and entry["modality"] == spec["modality"]
-        if same and size in (None, entry["size"]):
-            times = [exit_["int8_ms"] for exit_ in entry["exits"]]
-            return sum(s * t for s, t in zip(shares, times, strict=True)) / times[-1], "measured latency"
+    modality = spec.get("modality", "window")
+    kind = "colour" if spec.get("colour") else modality
+    own = [row for row in latency if row["backbone"] == backbone and row["modality"] == kind]
+    asked = {"window": spec.get("points", 256), "picture": spec.get("side", 32), "text": 32}[modality]
+    if own:
+        row = min(own, key=lambda row: abs(row["size"] - asked))
+        times = [exit_["int8_ms"] for exit_ in row["exits"]]
+        return sum(s * t for s, t in zip(shares, times, strict=True)) / times[-1], "measured latency"
     return sum(s * (k + 1) for k, s in enumerate(shares)) / len(shares), "segments run"
+
+
+def exits_of_kinds(report: Entry, latency: list[Entry]) -> list[Entry]:
+    """Early exits of the forecasts and of the anomaly tasks, in closed form."""
+    out = []
+    for kind, group in (("forecast", "series"), ("anomaly", "sets")):
+        for entry in report[kind]:
+            early = entry["early"]
+            if early is None or entry["recipe"] != "moments":
+                continue
+            spec = protocol()[kind][group][entry["name"]]
+            spent, how = _spent(spec, entry["backbone"], early["shares"], latency)
+            # A forecast's figure is an error: what is lost is its rise, in percent of the last exit's.
+            lost = early["figure_last"] - early["figure"]
+            if kind == "forecast":
+                lost = -lost / early["figure_last"]
+            out.append(
+                {
+                    "name": entry["name"],
+                    "backbone": entry["backbone"],
+                    "kind": kind,
+                    "labels_per_class": "all",
+                    "recipe": "moments",
+                    "draws": 1,
+                    **{key: early[key] for key in ("calibrated_on", "measured_on", "shares", "disagreement")},
+                    "mean_exit": round(early["mean_exit"], 4),
+                    "speedup": round(1 / spent, 3),
+                    "speedup_by": how,
+                    "loss_points": round(100 * lost, 3),
+                    "on": float(early["threshold"] <= 1),
+                }
+            )
+    return out
 
 
 def int8(results: dict[tuple[str, str], Entry]) -> Entry:

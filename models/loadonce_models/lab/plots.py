@@ -113,7 +113,11 @@ def transfer(report: dict[str, Any], backbone: str, path: Path, labels: str = "1
 
 def exits(report: dict[str, Any], backbone: str, path: Path) -> None:
     """Speed gained and points lost by early exits, one dot per set, all labels."""
-    own = [e for e in report["exits"] if e["backbone"] == backbone and e["labels_per_class"] == "all"]
+    own = [
+        e
+        for e in report["exits"]
+        if e["backbone"] == backbone and e["labels_per_class"] == "all" and e["kind"] == "classify"
+    ]
     width, height, bottom = 560, 380, 340
     canvas = Canvas(width, height, f"{backbone}: early exits")
     canvas.text(60, 18, f"{backbone}: early exits, all labels, at most 1 % of answers may differ", size=14)

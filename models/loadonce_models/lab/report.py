@@ -13,11 +13,14 @@ import argparse
 import json
 import platform
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from .. import data
 from ..data import MODELS
-from . import backbones, cards, classify, figures
+from ..data.anomalies import WATCHED
+from ..data.series import SERIES
+from . import anomaly, backbones, cards, classify, figures, forecast
 from .protocol import PATH, digest, protocol
 
 
@@ -41,6 +44,27 @@ def _names(lab: classify.Lab, only: list[str]) -> list[str]:
     return there
 
 
+def _of_kind(
+    lab: classify.Lab,
+    kind: str,
+    names: list[str],
+    bundle: backbones.Bundle,
+    twins: dict[str, backbones.Bundle],
+    measure: Callable[..., list[figures.Entry]],
+) -> list[figures.Entry]:
+    """Entries of all series or sets that a backbone takes."""
+    out = []
+    for name in names:
+        spec = protocol()[kind]["series" if kind == "forecast" else "sets"][name]
+        if spec.get("modality", "window") not in bundle.modalities:
+            continue
+        try:
+            out += measure(lab, name, bundle, twins)
+        except data.Unavailable as error:
+            lab.say(f"{name} is left out: {error}")
+    return out
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--loadonce", type=Path, default=MODELS.parent / "target/release/loadonce")
@@ -48,12 +72,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=MODELS / "report")
     parser.add_argument("--work", type=Path, default=MODELS / "build/report")
     parser.add_argument("--quick", action="store_true", help="committed sets, few draws, no cards")
+    parser.add_argument("--no-scratch", action="store_true", help="leave out training from scratch, the longest part")
     parser.add_argument("--sets", default="", help="only these, separated by commas")
     parser.add_argument("--backbones", default="", help="only these, separated by commas")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     begun = time.monotonic()
     lab = classify.Lab(args.loadonce.resolve(), args.work.resolve(), args.quick, args.threads)
+    lab.scratch = not (args.quick or args.no_scratch)
     if args.quick:
         lab.labels, lab.draws, lab.recipes = ["5", "all"], 2, ["moments", "ladder"]
     lab.work.mkdir(parents=True, exist_ok=True)
@@ -76,13 +102,20 @@ def main() -> None:
         twins = {} if args.quick else backbones.twins(bundle, MODELS / "build" / bundle.name, lab.work / "twins")
         lab.say(f"{bundle.name}: {len(own)} sets; twins: {', '.join(twins) or 'none'}")
         report["backbones"].append({"name": bundle.name, "fingerprint": bundle.fingerprint, "twins": sorted(twins)})
-        if bundle.scale == "tiny" and not args.quick:
+        if bundle.scale == "tiny" and lab.scratch:
             classify.scratch_all(lab, [n for n in own if protocol()["sets"][n]["modality"] != "text"])
         for name in own:
             result = classify.measure(lab, name, bundle, twins)
             results[bundle.name, name] = result
             report["sets"] += figures.sets(name, bundle, result)
             report["exits"] += figures.exits(name, bundle, result, latency)
+        if not args.quick and not args.sets:
+            for kind, names_of, measure in (
+                ("forecast", SERIES, forecast.measure),
+                ("anomaly", WATCHED, anomaly.measure),
+            ):
+                report[kind] += _of_kind(lab, kind, list(names_of), bundle, twins, measure)
+    report["exits"] += figures.exits_of_kinds(report, latency)
     report["int8"] = figures.int8(results)
     report["seconds"] = round(time.monotonic() - begun)
     args.out.mkdir(parents=True, exist_ok=True)

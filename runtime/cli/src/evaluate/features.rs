@@ -3,7 +3,7 @@
 use super::error::EvaluateError;
 use crate::data::DataSet;
 use loadonce_backbone::{Backbone, Channel, InputSpec, Prepared, Preparer};
-use loadonce_control::TaskManifest;
+use loadonce_control::{Input, TaskManifest};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use std::collections::HashMap;
@@ -63,7 +63,13 @@ impl Features {
         let width = per_channel * manifest.input.channels() + manifest.extras();
         let one = |sample: usize| -> Result<(Vec<f32>, (f64, f64)), EvaluateError> {
             let refused = |what: String| EvaluateError::Sample { sample, path: path.to_owned(), what };
-            let input = preparer.prepare(&set.payloads[sample]).map_err(|e| refused(e.to_string()))?;
+            let payload = &set.payloads[sample];
+            // The data file says that these are numbers; nobody has to guess it from their bytes.
+            let input = match manifest.input {
+                Input::Window { .. } => preparer.prepare_numbers(numbers(payload, manifest.input.channels())),
+                Input::Picture { .. } | Input::Text {} => preparer.prepare(payload),
+            };
+            let input = input.map_err(|e| refused(e.to_string()))?;
             let (extras, scale) = extras(manifest, set, sample, &input, &lags).map_err(refused)?;
             let mut pass = backbone.begin(&input);
             let (mut all, mut z) = (Vec::with_capacity(exits * width), Vec::new());
@@ -171,6 +177,13 @@ impl Features {
             what: "these are features of another data file; remove the file to make them again".into(),
         })
     }
+}
+
+/// Channels of a window that is packed as little-endian f32.
+fn numbers(payload: &[u8], channels: usize) -> Vec<Vec<f64>> {
+    let all: Vec<f64> =
+        payload.as_chunks::<4>().0.iter().map(|&bytes| f64::from(f32::from_le_bytes(bytes))).collect();
+    all.chunks((all.len() / channels.max(1)).max(1)).map(<[f64]>::to_vec).collect()
 }
 
 /// Levels, lags and calendar of a sample, and the scale of its forecast channel.

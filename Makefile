@@ -1,5 +1,7 @@
 # make demo   a small fleet learns on real data: one broker, one aggregator, ten gateways on this machine
 # make test   everything that must hold, end to end
+# make models-report    what the backbones reach on real data: models/report/report.json and the model cards
+# make bench-backbone   what every exit costs on this machine: target/bench/backbone.json
 # Both install what they miss and say what. Needed beforehand: a Debian or Ubuntu machine, Rust (rustup) and
 # Python 3. Everything that is built or fetched stays under target/, except packages and cargo's own caches.
 
@@ -7,11 +9,13 @@ ARCH := $(shell uname -m)
 ORT_DIR := target/onnxruntime/$(ARCH)
 export ORT_DYLIB_PATH := $(CURDIR)/$(ORT_DIR)/libonnxruntime.so
 DEMO_ARGS ?=
+REPORT_ARGS ?=
+BENCH_ARGS ?=
 
-.PHONY: help demo test build onnxruntime models clean
+.PHONY: help demo test build onnxruntime models models-report bench-backbone clean
 
 help:
-	@sed -n 's/^# //p' Makefile | head -4
+	@sed -n 's/^# //p' Makefile | head -6
 
 demo: build
 	target/release/loadonce demo $(DEMO_ARGS)
@@ -29,6 +33,12 @@ test: onnxruntime
 
 models:
 	models/build.sh
+
+models-report: build
+	models/report.sh report $(REPORT_ARGS)
+
+bench-backbone: build
+	models/report.sh bench $(BENCH_ARGS)
 
 clean:
 	cargo clean

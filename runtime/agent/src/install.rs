@@ -54,7 +54,7 @@ impl Agent {
                     hash: hash(file(SHARED)),
                     shared: shared.params,
                     personal: personal.params,
-                    offset: personal.prior,
+                    offset: personal.offset,
                     thresholds,
                     kept: info.kept,
                     labels: info.labels,
@@ -276,7 +276,7 @@ impl Agent {
             version: active.version,
             base: encode_hex(&active.hash),
             role: Role::Personal,
-            prior: active.offset.clone(),
+            offset: active.offset.clone(),
             params: active.personal.clone(),
         };
         let info = SlotInfo {

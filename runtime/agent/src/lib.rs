@@ -11,6 +11,7 @@ mod contribute;
 mod data;
 pub mod edge;
 mod figures;
+mod input;
 mod install;
 mod open;
 mod outgoing;

@@ -1,9 +1,10 @@
 //! One task: its manifest, its pointer, its slot.
 
+use crate::input::describe;
 use crate::samples::Tag;
 use crate::serving::Active;
-use loadonce_backbone::{Bundle, InputError, InputSpec, Preparer, WindowSpec};
-use loadonce_control::{Input, ManifestError, Pointer, Stable, TaskManifest, Wants};
+use loadonce_backbone::{Bundle, InputError, Preparer};
+use loadonce_control::{ManifestError, Pointer, Stable, TaskKind, TaskManifest, Wants};
 use loadonce_module::{Dataset, Shape, label_counts, log_prior};
 use loadonce_store::Slots;
 use loadonce_trust::{decode_hex, encode_hex, hash};
@@ -142,15 +143,11 @@ impl Task {
             return Err(TaskError::WrongBackbone { wanted, loaded });
         }
         let shape = manifest.shape(bundle.exits(), bundle.directions())?;
-        let input = Preparer::new(
-            bundle,
-            &match manifest.input {
-                Input::Window { channels, length } => {
-                    InputSpec::Window(WindowSpec { channels, length, ..WindowSpec::default() })
-                }
-                Input::Picture {} => InputSpec::picture(),
-            },
-        )?;
+        if manifest.kind != TaskKind::Classify || manifest.extras() > 0 {
+            let problem = "forecast, anomaly and levels are not served yet";
+            return Err(ManifestError::Kind { key: "kind", problem }.into());
+        }
+        let input = Preparer::new(bundle, &describe(&manifest.input)?)?;
         let features_of = manifest.features_of(bundle.fingerprint(), bundle.directions());
         let shape_hash = shape.fingerprint(&manifest.classes, &features_of);
         Ok(Self {
@@ -184,7 +181,7 @@ impl Task {
 
     /// This gateway's log label prior, the offset of prior-free training.
     pub(crate) fn log_prior(&self, train: &Dataset) -> Vec<f32> {
-        log_prior(&label_counts(&train.labels, self.shape.outputs), self.manifest.personal.smoothing)
+        log_prior(&label_counts(train.classes(), self.shape.outputs), self.manifest.personal.smoothing)
     }
 
     /// The announced version and its hash, if this gateway can run it.

@@ -5,8 +5,8 @@ use crate::samples::{self, RecordRef};
 use crate::serving::{Active, probabilities};
 use crate::task::Task;
 use loadonce_module::{
-    CalibrationConfig, Dataset, NEVER, Personalizer, Progress, Runner, Shape, TrainError, Trainer, argmax,
-    calibrate, dequantize,
+    CalibrationConfig, Dataset, NEVER, Personalizer, Progress, Runner, Shape, Target, TrainError, Trainer,
+    argmax, calibrate, dequantize,
 };
 use loadonce_store::Database;
 
@@ -75,7 +75,7 @@ impl Newest {
         } else {
             let at = self.seen % MAX_TRAINING;
             self.set.z[at * z.len()..(at + 1) * z.len()].copy_from_slice(z);
-            self.set.labels[at] = class;
+            self.set.targets.replace(at, Target::Class(class));
         }
         self.seen += 1;
     }
@@ -155,6 +155,7 @@ impl StepJob {
             active.shared.clone(),
             material.train,
             material.heldout,
+            task.manifest.objective(),
             offset,
             task.manifest.training.clone(),
         )?;
@@ -182,6 +183,7 @@ impl PersonalJob {
             candidate.shared.clone(),
             material.train,
             material.heldout,
+            task.manifest.objective(),
             task.manifest.personal.clone(),
         )?;
         Ok(Self {

@@ -152,7 +152,7 @@ fn from_totals(journal: &Journal, line: &Line) -> Result<Result<Draft, CutError>
     warn_broken(line, journal.pending(&line.id, |pending| collected.note(&pending.manifest))?);
     let Some(totals) = journal.totals(&line.id)? else { return Ok(Err(CutError::Resting)) };
     let samples = totals.samples().max(0) as u64;
-    let params = from_sums(&line.task.shape, &totals, line.task.manifest.module.shrinkage);
+    let params = from_sums(&line.task.shape, &totals, &line.task.manifest.solve_options());
     Ok(params
         .map_err(CutError::from)
         .and_then(|params| finish(line, params, Made::FromSums, &collected, samples)))
@@ -214,7 +214,7 @@ fn finish(
         version,
         base: line.newest.map(|newest| encode_hex(&newest.entry.module)).unwrap_or_default(),
         role: Role::Shared,
-        prior: Vec::new(),
+        offset: Vec::new(),
         params,
     };
     let module = file.encode(Dtype::F16)?;

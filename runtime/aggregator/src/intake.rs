@@ -196,7 +196,7 @@ impl Aggregator {
             ContributionKind::Sum => {
                 let bytes = decode_sums(blob, manifest.raw_bytes as usize).map_err(|_| Reason::Malformed)?;
                 let sums = Sums::from_bytes(&bytes).map_err(|_| Reason::Malformed)?;
-                if sums.sizes() != (shape.exits, shape.features, shape.outputs) {
+                if !Sums::for_shape(shape).is_ok_and(|zero| zero.alike(&sums)) {
                     return Err(Reason::WrongShape);
                 }
                 match sums.bound() {

@@ -51,8 +51,7 @@ impl Line {
         let backbone = encode_hex(&task.backbone);
         let shape = task.shape_hash;
         let id = lineage_id(&task.manifest.name, &task.backbone, &shape);
-        let (exits, features, outputs) = (task.shape.exits, task.shape.features, task.shape.outputs);
-        let sum_bytes = Sums::zero(exits, features, outputs).map_or(0, |zero| zero.to_bytes().len());
+        let sum_bytes = Sums::for_shape(&task.shape).map_or(0, |zero| zero.to_bytes().len());
         let pointer = Pointer {
             site: site.to_owned(),
             task: task.manifest.name.clone(),
@@ -105,7 +104,7 @@ impl Line {
     }
 
     pub(crate) fn opens_after(&self, version: u64) -> Open {
-        opening(self.task.shape.recipe, version, self.task.manifest.rounds.steps)
+        opening(self.task.shape.recipe, version, self.task.manifest.steps())
     }
 
     /// What a contribution is checked against.

@@ -1,6 +1,7 @@
 //! `loadonce feed`: plays a data set to one gateway as a camera and a person would, samples first, labels after.
 
-use crate::demo::{Answered, DataSet, DemoError, Plant, Shipment, Stopped};
+use crate::data::DataSet;
+use crate::demo::{Answered, DemoError, Plant, Shipment, Stopped};
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -38,6 +39,9 @@ pub struct Options {
 pub async fn run(options: Options) -> Result<(), DemoError> {
     let Options { broker, site, gateway, task, data, count, unlabelled, patience } = options;
     let set = DataSet::read(&data)?;
+    if set.labels.is_empty() {
+        return Err(DemoError::Usage { what: "this data set has no labels to play".into() });
+    }
     let mut plant = Plant::connect(&broker, &site, vec![gateway.clone()], vec![task.clone()]).await?;
     let queue: VecDeque<Shipment> = set
         .train

@@ -1,4 +1,10 @@
 //! The operator's command line.
 
+pub mod bench;
+mod data;
 pub mod demo;
+pub mod evaluate;
 pub mod feed;
+mod library;
+
+pub use data::DataError;

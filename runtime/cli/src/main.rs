@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use loadonce_cli::demo::{self, DemoError};
-use loadonce_cli::feed;
+use loadonce_cli::{bench, evaluate, feed};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -22,6 +22,10 @@ enum Command {
     Demo(demo::Options),
     /// Plays a data set to one gateway: samples, then their labels
     Feed(feed::Options),
+    /// Makes a task's module from a data set on this machine and says how good it is
+    Evaluate(evaluate::Options),
+    /// Times every exit of a backbone on this machine
+    Bench(bench::Options),
     /// Becomes PROGRAM, ended by the kernel when PARENT ends
     #[command(hide = true)]
     Tied {
@@ -40,15 +44,26 @@ fn main() -> ExitCode {
     let result = match line.command {
         Command::Demo(options) => interruptible(demo::run(options)),
         Command::Feed(options) => interruptible(feed::run(options)),
+        Command::Evaluate(options) => {
+            return ended(evaluate::run(&options), evaluate::EvaluateError::exit_code);
+        }
+        Command::Bench(options) => return ended(bench::run(&options), bench::BenchError::exit_code),
         Command::Tied { parent, program, arguments } => {
             let error = demo::become_tied(parent, &program, &arguments);
             Err(DemoError::File { doing: "start", path: program, source: error })
         }
     };
+    ended(result, DemoError::exit_code)
+}
+
+fn ended<E: miette::Diagnostic + Send + Sync + 'static>(
+    result: Result<(), E>,
+    code: impl Fn(&E) -> u8,
+) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let code = error.exit_code();
+            let code = code(&error);
             eprintln!("{:?}", miette::Report::new(error));
             ExitCode::from(code)
         }

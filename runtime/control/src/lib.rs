@@ -10,10 +10,11 @@ mod signed;
 mod task;
 
 pub use pointer::{Pointer, Stable, Wants};
-pub use prediction::{LabelMessage, Prediction, Problem};
+pub use prediction::{AlarmAnswer, ForecastAnswer, Label, LabelMessage, Prediction, Problem, Ranked};
 pub use presence::{BackboneInfo, Presence, TaskInfo};
 pub use signed::{MANIFEST_DOMAIN, POINTER_DOMAIN, Signed, SignedError};
 pub use task::{
-    Input, MAX_CLASSES, ManifestError, ModuleKind, ModuleSpec, RoundPolicy, SyncPolicy, TaskKind,
-    TaskManifest,
+    AnomalySpec, Bounds, Calendar, ClassifySpec, ForecastSpec, Input, MAX_CLASSES, MAX_LAG, ManifestError,
+    ModuleKind, ModuleSpec, NamedPeriod, Period, Range, Reject, RoundPolicy, SyncPolicy, TaskKind,
+    TaskManifest, UNKNOWN,
 };

@@ -1,8 +1,18 @@
 //! The task manifest: TOML as a person writes it, JSON as it travels. Defaults make the short manifest the
 //! usual one.
 
+mod input;
+mod kinds;
+
+pub use input::{Bounds, Input, Range};
+pub use kinds::{
+    AnomalySpec, Calendar, ClassifySpec, ForecastSpec, MAX_LAG, NamedPeriod, Period, Reject, TaskKind,
+    UNKNOWN,
+};
+
 use loadonce_module::{
-    CalibrationConfig, PersonalConfig, Recipe, Shape, ShapeError, Shrinkage, Sums, TrainConfig, TrainError,
+    CalibrationConfig, Choose, Head, MAX_FILE_BYTES, Objective, Penalty, PersonalConfig, Recipe, Shape,
+    ShapeError, Shrinkage, SolveOptions, Sums, TrainConfig, TrainError,
 };
 use loadonce_wire::Name;
 use loadonce_wire::limits::MAX_BLOB;
@@ -12,40 +22,8 @@ use thiserror::Error;
 
 /// Most classes a task may have.
 pub const MAX_CLASSES: usize = 256;
-
-/// What a task answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum TaskKind {
-    /// One of the declared classes.
-    Classify,
-}
-
-/// What a sample is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "modality", rename_all = "lowercase", deny_unknown_fields)]
-pub enum Input {
-    /// A stretch of one or more sensor channels.
-    Window {
-        /// Channels per window.
-        channels: usize,
-        /// Points per channel, where fixed.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        length: Option<usize>,
-    },
-    /// A PNG or JPEG picture.
-    Picture {},
-}
-
-impl Input {
-    /// Channels that are encoded one by one.
-    pub fn channels(&self) -> usize {
-        match self {
-            Self::Window { channels, .. } => *channels,
-            Self::Picture {} => 1,
-        }
-    }
-}
+/// Bytes of a module file that its header may need.
+const HEADER_ROOM: usize = 64 * 1024;
 
 /// The recipes of modules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,9 +49,24 @@ pub struct ModuleSpec {
     /// Features per exit at most; the channels share them evenly.
     #[serde(default = "ModuleSpec::default_features")]
     pub features: usize,
-    /// How the closed-form solution is regularized.
+    /// How the closed-form solution of classify and anomaly is regularized.
     #[serde(default)]
     pub shrinkage: Shrinkage,
+    /// How the closed-form solution of a forecast is regularized.
+    #[serde(default, skip_serializing_if = "usual_penalty")]
+    pub penalty: Penalty,
+    /// Whether a gateway serves the closed form or the trained module.
+    #[serde(default, skip_serializing_if = "usual_choice")]
+    pub choose: Choose,
+}
+
+fn usual_penalty(penalty: &Penalty) -> bool {
+    *penalty == Penalty::Auto
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn usual_choice(choose: &Choose) -> bool {
+    *choose == Choose::Auto
 }
 
 impl ModuleSpec {
@@ -146,12 +139,22 @@ pub struct TaskManifest {
     pub kind: TaskKind,
     /// Name of the backbone it runs on.
     pub backbone: String,
-    /// Class names in a fixed order; new ones are appended only.
+    /// Class names of a classify task in a fixed order; new ones are appended only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub classes: Vec<String>,
     /// What a sample is.
     pub input: Input,
     /// The trained part.
     pub module: ModuleSpec,
+    /// Of a classify task.
+    #[serde(default, skip_serializing_if = "ClassifySpec::is_usual")]
+    pub classify: ClassifySpec,
+    /// Of a forecast.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forecast: Option<ForecastSpec>,
+    /// Of an anomaly task.
+    #[serde(default, skip_serializing_if = "AnomalySpec::is_usual")]
+    pub anomaly: AnomalySpec,
     /// When a sample may leave at an early exit.
     #[serde(default)]
     pub exits: CalibrationConfig,
@@ -183,6 +186,22 @@ pub enum ManifestError {
         "`classes` needs 2 to {MAX_CLASSES} different, non-empty names of at most 64 bytes without control characters"
     )]
     Classes,
+    /// A table of another kind, or none of its own.
+    #[error("`{key}` {problem}")]
+    Kind {
+        /// The key.
+        key: &'static str,
+        /// What is wrong.
+        problem: &'static str,
+    },
+    /// A kind that cannot read this input.
+    #[error("a {kind} task cannot read a {modality}; give it windows")]
+    Modality {
+        /// The kind.
+        kind: &'static str,
+        /// The input's modality.
+        modality: &'static str,
+    },
     /// A number outside its range.
     #[error("`{key}` is {value}, but must be {range}")]
     Range {
@@ -219,23 +238,15 @@ impl TaskManifest {
         if Name::new(&self.name).is_none() {
             return Err(ManifestError::Name(self.name.clone()));
         }
-        let names: HashSet<_> = self.classes.iter().collect();
-        let sound =
-            |class: &String| !class.is_empty() && class.len() <= 64 && !class.contains(char::is_control);
-        if !(2..=MAX_CLASSES).contains(&self.classes.len())
-            || names.len() != self.classes.len()
-            || !self.classes.iter().all(sound)
-        {
-            return Err(ManifestError::Classes);
-        }
-        let channels = self.input.channels();
-        check("input.channels", &channels, (1..=64).contains(&channels), "1 to 64")?;
+        self.input.validate()?;
+        self.validate_kind()?;
+        let least = self.input.channels() + self.extras();
         let features = self.module.features;
         check(
             "module.features",
             &features,
-            (channels..=256).contains(&features),
-            "from one per channel to 256",
+            (least..=256).contains(&features),
+            "from one per channel, besides levels, lags and calendar, to 256",
         )?;
         let (e, s, r) = (&self.exits, &self.sync, &self.rounds);
         let d = e.max_disagreement;
@@ -246,6 +257,8 @@ impl TaskManifest {
             e.confidence > 0.0 && e.confidence < 1.0,
             "between 0 and 1",
         )?;
+        let tolerance = e.tolerance;
+        check("exits.tolerance", &tolerance, tolerance > 0.0 && tolerance <= 100.0, "above 0, at most 100")?;
         check("sync.heldout", &s.heldout, (0.0..=0.5).contains(&s.heldout), "0 to 0.5")?;
         check("sync.settle_s", &s.settle_s, (0.0..=86_400.0).contains(&s.settle_s), "0 to 86400")?;
         check("rounds.quorum", &r.quorum, r.quorum >= 1, "at least 1")?;
@@ -255,41 +268,131 @@ impl TaskManifest {
         if let Shrinkage::Fixed(value) = self.module.shrinkage {
             check("module.shrinkage", &value, value > 0.0 && value <= 1.0, "above 0, at most 1")?;
         }
+        if let Penalty::Fixed(value) = self.module.penalty {
+            check("module.penalty", &value, value > 0.0 && value <= 1e6, "above 0, at most 1000000")?;
+        }
         self.training.validate().map_err(|source| ManifestError::Training { table: "training", source })?;
         self.personal.validate().map_err(|source| ManifestError::Training { table: "personal", source })
     }
 
+    /// Each kind has its own table and nobody else's.
+    fn validate_kind(&self) -> Result<(), ManifestError> {
+        let wrong = |key, problem| Err(ManifestError::Kind { key, problem });
+        if self.kind != TaskKind::Classify {
+            if !self.classes.is_empty() {
+                return wrong("classes", "belongs to classify tasks");
+            }
+            if !self.classify.is_usual() {
+                return wrong("classify", "is the table of another kind");
+            }
+        }
+        if self.kind != TaskKind::Anomaly && !self.anomaly.is_usual() {
+            return wrong("anomaly", "is the table of another kind");
+        }
+        match (self.kind, &self.forecast) {
+            (TaskKind::Forecast, Some(forecast)) => forecast.validate(&self.input),
+            (TaskKind::Forecast, None) => wrong("forecast", "is missing: give at least `forecast.horizon`"),
+            (_, Some(_)) => wrong("forecast", "is the table of another kind"),
+            (TaskKind::Anomaly, None) if self.module.kind == ModuleKind::Ladder => {
+                wrong("module.kind", "cannot be ladder in an anomaly task; use moments or probe")
+            }
+            (TaskKind::Anomaly, None) => self.anomaly.validate(),
+            (TaskKind::Classify, None) => {
+                let names: HashSet<_> = self.classes.iter().collect();
+                let sound = |class: &String| {
+                    !class.is_empty() && class.len() <= 64 && !class.contains(char::is_control)
+                };
+                if !(2..=MAX_CLASSES).contains(&self.classes.len())
+                    || names.len() != self.classes.len()
+                    || !self.classes.iter().all(sound)
+                {
+                    return Err(ManifestError::Classes);
+                }
+                self.classify.validate(&self.classes)
+            }
+        }
+    }
+
+    /// Features that follow the projected ones, the same at every exit: levels, lags, calendar.
+    pub fn extras(&self) -> usize {
+        let levels = if self.input.levels() { 2 * self.input.channels() } else { 0 };
+        let forecast = self.forecast.as_ref().map_or(0, |f| f.lags().len() + f.calendar_features());
+        levels + forecast
+    }
+
     /// The module's shape on a backbone with `exits` exits and `directions` directions per channel.
     pub fn shape(&self, exits: usize, directions: usize) -> Result<Shape, ManifestError> {
-        let channels = self.input.channels();
-        let features = channels * self.features_per_channel(directions);
-        let shape = Shape { recipe: self.module.recipe(), exits, features, outputs: self.classes.len() };
+        let features = self.input.channels() * self.features_per_channel(directions) + self.extras();
+        let recipe = self.module.recipe();
+        let (head, outputs) = match (self.kind, &self.forecast) {
+            (TaskKind::Forecast, Some(forecast)) => {
+                let horizon = u16::try_from(forecast.horizon).unwrap_or(u16::MAX);
+                let head = Head::Forecast { horizon, quantiles: forecast.quantiles };
+                (head, forecast.horizon * forecast.quantiles.len())
+            }
+            (TaskKind::Anomaly, _) => {
+                let outputs =
+                    if recipe == Recipe::Moments { features } else { self.module.rank.min(features) };
+                (Head::Anomaly, outputs)
+            }
+            _ => (Head::Classify, self.classes.len()),
+        };
+        let shape = Shape { recipe, head, exits, features, outputs };
         shape.validate()?;
-        let bytes = Sums::zero(exits, features, shape.outputs).map_or(0, |sums| sums.to_bytes().len());
+        let bytes = Sums::for_shape(&shape).map_or(0, |sums| sums.to_bytes().len());
         // Compression only helps; a sum that needs it to pass would be refused on a bad day.
         check(
             "module.features",
             &features,
-            bytes <= MAX_BLOB,
-            "fewer: the sums of this many would not fit a transfer",
+            bytes <= MAX_BLOB && shape.parameters() * 4 + HEADER_ROOM <= MAX_FILE_BYTES,
+            "fewer: the sums or the module of this many would not fit a transfer",
         )?;
         Ok(shape)
     }
 
-    /// What this task's features are made of on a backbone: two samples whose texts differ have features that
-    /// mean different things, however many there are.
+    /// What this task's features are made of on a backbone: two samples whose texts differ have features, or
+    /// forecast targets, that mean different things, however many there are.
     pub fn features_of(&self, backbone: &str, directions: usize) -> String {
-        let modality = match self.input {
-            Input::Window { .. } => "window",
-            Input::Picture {} => "picture",
-        };
         let (channels, each) = (self.input.channels(), self.features_per_channel(directions));
-        format!("{modality} {channels}x{each} {backbone}")
+        let forecast = self.forecast.as_ref().map(ForecastSpec::text).unwrap_or_default();
+        format!("{} {channels}x{each}{}{forecast} {backbone}", self.input.modality(), self.input.text())
     }
 
     /// Directions taken from each channel on a backbone that has `directions`.
     pub fn features_per_channel(&self, directions: usize) -> usize {
-        (self.module.features / self.input.channels()).min(directions)
+        (self.module.features.saturating_sub(self.extras()) / self.input.channels().max(1)).min(directions)
+    }
+
+    /// Appends the phase of every period of the calendar at the first value to come, for a window that ends at
+    /// `time`, in seconds since the epoch. Nothing without a calendar.
+    pub fn append_calendar(&self, time: f64, out: &mut Vec<f32>) {
+        let Some(forecast) = &self.forecast else { return };
+        let step_s = forecast.step_s.unwrap_or(1.0);
+        for calendar in &forecast.calendar {
+            calendar.append(time + step_s, step_s, out);
+        }
+    }
+
+    /// How totals become a module.
+    pub fn solve_options(&self) -> SolveOptions {
+        SolveOptions {
+            shrinkage: self.module.shrinkage,
+            penalty: self.module.penalty,
+            class_weights: self.classify.weights.clone(),
+        }
+    }
+
+    /// What training minimizes.
+    pub fn objective(&self) -> Objective {
+        Objective {
+            forecast: self.forecast.as_ref().map(|forecast| forecast.loss).unwrap_or_default(),
+            class_weights: self.classify.weights.clone(),
+        }
+    }
+
+    /// Gradient rounds after the first version; none where the closed form always serves.
+    pub fn steps(&self) -> u64 {
+        if self.module.choose == Choose::Moments { 0 } else { self.rounds.steps }
     }
 }
 
@@ -303,45 +406,4 @@ fn check(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SHORT: &str = r#"
-        name = "digits"
-        kind = "classify"
-        backbone = "sense-tiny"
-        classes = ["0", "1", "2"]
-        input = { modality = "picture" }
-        module = { kind = "ladder", rank = 16 }
-    "#;
-
-    #[test]
-    fn the_short_manifest_is_enough_and_travels_as_json() {
-        let manifest = TaskManifest::from_toml(SHORT).unwrap();
-        assert_eq!(manifest.module.features, 64);
-        let json = serde_json::to_string(&manifest).unwrap();
-        assert_eq!(serde_json::from_str::<TaskManifest>(&json).unwrap(), manifest);
-        let shape = manifest.shape(3, 128).unwrap();
-        assert_eq!((shape.features, shape.outputs), (64, 3));
-    }
-
-    #[test]
-    fn mistakes_are_named() {
-        for (from, to, word) in [
-            (r#""digits""#, r#""dig its""#, "dig its"),
-            (r#""2"]"#, r#""1"]"#, "classes"),
-            ("rank = 16", "rank = 16, features = 1000", "module.features"),
-            ("rank = 16", "rank = 16, shrinkage = { fixed = 0.0 }", "module.shrinkage"),
-            (r#""2"]"#, r#""\t"]"#, "control"),
-            ("module =", "personal = { folds = 1 }\nmodule =", "folds"),
-            ("module =", "training = { batch = 0 }\nmodule =", "batch"),
-            (r#"kind = "classify""#, r#"kind = "translate""#, "translate"),
-            (r#"modality = "picture""#, r#"modality = "window", channels = 99"#, "input.channels"),
-            ("backbone", "bakcbone", "bakcbone"),
-        ] {
-            let text = SHORT.replace(from, to);
-            let error = TaskManifest::from_toml(&text).unwrap_err().to_string();
-            assert!(error.contains(word), "{error}");
-        }
-    }
-}
+mod tests;

@@ -1,8 +1,9 @@
 //! Thresholds of the early exits, from unlabelled samples.
 //!
-//! A sample leaves at the first exit whose top probability reaches the threshold. What must hold is that the
-//! share of samples whose early label differs from the last exit's is at most `max_disagreement`, with the asked
-//! confidence. All early exits share one threshold, and candidates are tried in an order fixed beforehand, from
+//! A sample leaves at the first exit whose sureness reaches the threshold: the top probability of a classify task,
+//! and what [`crate::Decider`] says for the others. What must hold is that the share of samples whose early answer
+//! differs from the last exit's is at most `max_disagreement`, with the asked confidence. Answers differ where the
+//! label differs, the median path is off by more than `tolerance` at any step, or the alarm differs. All early exits share one threshold, and candidates are tried in an order fixed beforehand, from
 //! the strictest down; each is accepted if the exact binomial tail P(Bin(n, max_disagreement) ≤ disagreements)
 //! is at most 1 − confidence (Clopper & Pearson 1934), and the first that is not ends the search. Testing in a
 //! fixed sequence keeps the whole procedure at the asked confidence without splitting it over candidates or
@@ -13,6 +14,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::binomial::binomial_tail;
+
 /// A threshold no probability reaches: the exit is off.
 pub const NEVER: f32 = 2.0;
 
@@ -20,19 +23,34 @@ pub const NEVER: f32 = 2.0;
 const STRICTEST: i32 = 80;
 const LOOSEST: i32 = 4;
 
+/// The `j`-th threshold, 1 − 2^(−j/4).
+pub(crate) fn candidate(j: i32) -> f32 {
+    1.0 - 2f32.powf(-j as f32 / 4.0)
+}
+
 /// What the early exits must prove.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CalibrationConfig {
-    /// Largest share of samples whose label may differ from the last exit's.
+    /// Largest share of samples whose answer may differ from the last exit's.
     pub max_disagreement: f64,
     /// Confidence with which that must hold.
     pub confidence: f64,
+    /// Of a forecast: how far a median path may be off at a step, in standard deviations of the window.
+    #[serde(skip_serializing_if = "usual_tolerance")]
+    pub tolerance: f64,
+}
+
+const TOLERANCE: f64 = 0.1;
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn usual_tolerance(tolerance: &f64) -> bool {
+    tolerance.to_bits() == TOLERANCE.to_bits()
 }
 
 impl Default for CalibrationConfig {
     fn default() -> Self {
-        Self { max_disagreement: 0.01, confidence: 0.95 }
+        Self { max_disagreement: 0.01, confidence: 0.95, tolerance: TOLERANCE }
     }
 }
 
@@ -41,13 +59,13 @@ impl Default for CalibrationConfig {
 pub enum CalibrateError {
     /// The slices do not hold one entry per sample and exit.
     #[error(
-        "{confidences} confidences and {labels} labels for {exits} exits: give one of each per sample and exit"
+        "{confidences} confidences and {answers} answers for {exits} exits: give one of each per sample and exit"
     )]
     Length {
         /// Given confidences.
         confidences: usize,
-        /// Given labels.
-        labels: usize,
+        /// Given answers.
+        answers: usize,
         /// Exits.
         exits: usize,
     },
@@ -56,7 +74,7 @@ pub enum CalibrateError {
     Config,
 }
 
-/// Thresholds of the `exits − 1` early exits.
+/// Thresholds of the `exits − 1` early exits of a classify task.
 ///
 /// `confidences` and `labels` (`n × exits`) are every sample's top probability and top label at every exit, as
 /// served: prior added. Too few samples give [`NEVER`].
@@ -66,21 +84,34 @@ pub fn calibrate(
     labels: &[u16],
     config: CalibrationConfig,
 ) -> Result<Vec<f32>, CalibrateError> {
-    if exits == 0 || confidences.len() != labels.len() || !confidences.len().is_multiple_of(exits) {
-        return Err(CalibrateError::Length { confidences: confidences.len(), labels: labels.len(), exits });
+    let rows = labels.chunks(exits.max(1));
+    let differs: Vec<bool> = rows.flat_map(|row| row.iter().map(|label| Some(label) != row.last())).collect();
+    calibrate_exits(exits, confidences, &differs, config)
+}
+
+/// Thresholds of the `exits − 1` early exits: `confidences` and `differs` (`n × exits`) are how sure every exit is of
+/// every sample, and whether its answer differs from the last exit's.
+pub fn calibrate_exits(
+    exits: usize,
+    confidences: &[f32],
+    differs: &[bool],
+    config: CalibrationConfig,
+) -> Result<Vec<f32>, CalibrateError> {
+    if exits == 0 || confidences.len() != differs.len() || !confidences.len().is_multiple_of(exits) {
+        return Err(CalibrateError::Length { confidences: confidences.len(), answers: differs.len(), exits });
     }
     let share = |x: f64| x > 0.0 && x < 1.0;
     if !share(config.max_disagreement) || !share(config.confidence) {
         return Err(CalibrateError::Config);
     }
-    let n = labels.len() / exits;
+    let n = differs.len() / exits;
     let mut threshold = NEVER;
     for j in (LOOSEST..=STRICTEST).rev() {
-        let candidate = 1.0 - 2f32.powf(-j as f32 / 4.0);
-        let rows = confidences.chunks_exact(exits).zip(labels.chunks_exact(exits));
-        let disagreements = rows.filter(|(confidence, label)| {
+        let candidate = candidate(j);
+        let rows = confidences.chunks_exact(exits).zip(differs.chunks_exact(exits));
+        let disagreements = rows.filter(|(confidence, differs)| {
             let exit = confidence[..exits - 1].iter().position(|c| *c >= candidate).unwrap_or(exits - 1);
-            label[exit] != label[exits - 1]
+            differs[exit]
         });
         if binomial_tail(disagreements.count(), n, config.max_disagreement) > 1.0 - config.confidence {
             break;
@@ -88,20 +119,6 @@ pub fn calibrate(
         threshold = candidate;
     }
     Ok(vec![threshold; exits - 1])
-}
-
-/// P(Bin(n, p) ≤ k), each term from its logarithm so that large n do not underflow on the way.
-fn binomial_tail(k: usize, n: usize, p: f64) -> f64 {
-    let (log_p, log_q) = (p.ln(), (-p).ln_1p());
-    let mut log_choose = 0.0;
-    let mut tail = 0.0;
-    for i in 0..=k.min(n) {
-        if i > 0 {
-            log_choose += ((n - i + 1) as f64 / i as f64).ln();
-        }
-        tail += (log_choose + i as f64 * log_p + (n - i) as f64 * log_q).exp();
-    }
-    tail.min(1.0)
 }
 
 #[cfg(test)]
@@ -117,15 +134,6 @@ mod tests {
             assert_eq!(thresholds.iter().all(|&t| t < 1.0), on, "{n}: {thresholds:?}");
             assert_eq!(thresholds.len(), 2);
         }
-    }
-
-    #[test]
-    fn binomial_tail_is_exact() {
-        assert!((binomial_tail(0, 299, 0.01) - 0.99f64.powi(299)).abs() < 1e-12);
-        let by_hand = 0.9f64.powi(10) + 10.0 * 0.1 * 0.9f64.powi(9);
-        assert!((binomial_tail(1, 10, 0.1) - by_hand).abs() < 1e-12);
-        assert!((binomial_tail(10, 10, 0.1) - 1.0).abs() < 1e-12);
-        assert!(binomial_tail(600, 65_536, 0.01) < 0.05);
     }
 
     #[test]

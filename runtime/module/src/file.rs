@@ -6,7 +6,8 @@ use half::f16;
 use safetensors::SafeTensors;
 use safetensors::tensor::Dtype as TensorType;
 
-use crate::shape::{MAX_OUTPUTS, Recipe, Shape, ShapeError};
+use crate::head::{Head, Quantiles};
+use crate::shape::{Recipe, Shape, ShapeError};
 
 /// Value of the metadata key `format`.
 pub const FORMAT: &str = "loadonce-module/1";
@@ -16,7 +17,6 @@ pub const MAX_FILE_BYTES: usize = 4 << 20;
 const MAX_TASK: usize = 64;
 /// Longest class name, bytes.
 const MAX_CLASS: usize = 128;
-const KIND: &str = "classify";
 
 /// How tensors are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +48,7 @@ impl Dtype {
 pub enum Role {
     /// A version of the lineage; prior-free.
     Shared,
-    /// Derived on a gateway, never leaves it; carries that gateway's log prior.
+    /// Derived on a gateway, never leaves it; carries what that gateway adds to the outputs.
     Personal,
 }
 
@@ -68,7 +68,8 @@ pub struct ModuleFile {
     pub task: String,
     /// Sizes and recipe.
     pub shape: Shape,
-    /// Class names by class id, distinct, each 1 to 128 bytes; as many as the shape has outputs.
+    /// Class names by class id, distinct, each 1 to 128 bytes; as many as a classify module has outputs, none for
+    /// the other kinds.
     pub classes: Vec<String>,
     /// Fingerprint of the backbone, 64 lower-case hexadecimal digits.
     pub backbone: String,
@@ -78,8 +79,8 @@ pub struct ModuleFile {
     pub base: String,
     /// Shared or personal.
     pub role: Role,
-    /// Log prior to add to the logits, `outputs`; empty for a shared module.
-    pub prior: Vec<f32>,
+    /// Added to the outputs, see [`Shape::offset_len`]; empty for a shared module.
+    pub offset: Vec<f32>,
     /// Flat parameters, all finite.
     pub params: Vec<f32>,
 }
@@ -148,8 +149,9 @@ impl ModuleFile {
         if !is_name(&self.task, MAX_TASK) {
             return Err(bad("task", "is not 1 to 64 bytes without control characters"));
         }
-        if self.classes.len() != self.shape.outputs {
-            return Err(bad("classes", "does not have one name per output"));
+        let classes = if self.shape.head == Head::Classify { self.shape.outputs } else { 0 };
+        if self.classes.len() != classes {
+            return Err(bad("classes", "does not have one name per output of a classify module"));
         }
         if !self.classes.iter().all(|class| is_name(class, MAX_CLASS)) {
             return Err(bad("classes", "has a name that is not 1 to 128 bytes without control characters"));
@@ -165,15 +167,16 @@ impl ModuleFile {
         if !self.base.is_empty() && !is_hash(&self.base) {
             return Err(bad("base", "is neither empty nor 64 lower-case hexadecimal digits"));
         }
-        let want = if self.role == Role::Personal { self.shape.outputs } else { 0 };
-        if self.prior.len() != want {
+        let want = if self.role == Role::Personal { self.shape.offset_len() } else { 0 };
+        let key = offset_key(self.shape.head);
+        if self.offset.len() != want {
             return Err(bad(
-                "prior",
-                "does not have one entry per class (personal) or is not absent (shared)",
+                key,
+                "does not have one entry per output it is added to (personal) or is not absent (shared)",
             ));
         }
-        if self.prior.iter().any(|p| !p.is_finite()) {
-            return Err(FileError::NotFinite("prior".to_owned()));
+        if self.offset.iter().any(|p| !p.is_finite()) {
+            return Err(FileError::NotFinite(key.to_owned()));
         }
         if self.params.len() != self.shape.parameters() {
             return Err(FileError::Parameters { got: self.params.len(), want: self.shape.parameters() });
@@ -186,22 +189,31 @@ impl ModuleFile {
         let mut map = BTreeMap::from([
             ("format", FORMAT.to_owned()),
             ("task", self.task.clone()),
-            ("kind", KIND.to_owned()),
+            ("kind", self.shape.head.name().to_owned()),
             ("recipe", self.shape.recipe.name().to_owned()),
             ("rank", self.shape.recipe.rank().to_string()),
             ("exits", self.shape.exits.to_string()),
             ("features", self.shape.features.to_string()),
             ("outputs", self.shape.outputs.to_string()),
-            ("classes", list(serde_json::json!(self.classes))),
             ("backbone", self.backbone.clone()),
             ("version", self.version.to_string()),
             ("base", self.base.clone()),
             ("role", self.role.name().to_owned()),
         ]);
-        if self.role == Role::Personal {
+        match self.shape.head {
+            Head::Classify => {
+                map.insert("classes", list(serde_json::json!(self.classes)));
+            }
+            Head::Forecast { horizon, quantiles } => {
+                map.insert("horizon", horizon.to_string());
+                map.insert("quantiles", list(serde_json::json!(quantiles.thousandths())));
+            }
+            Head::Anomaly => {}
+        }
+        if self.role == Role::Personal && self.shape.offset_len() > 0 {
             // The shortest decimal that reads back as the same f32.
-            let numbers: Vec<String> = self.prior.iter().map(|p| format!("{p:?}")).collect();
-            map.insert("prior", format!("[{}]", numbers.join(",")));
+            let numbers: Vec<String> = self.offset.iter().map(|p| format!("{p:?}")).collect();
+            map.insert(offset_key(self.shape.head), format!("[{}]", numbers.join(",")));
         }
         map
     }
@@ -269,18 +281,25 @@ impl ModuleFile {
         if format != FORMAT {
             return Err(FileError::Format(format.chars().take(40).collect()));
         }
-        if fields.text("kind")? != KIND {
-            return Err(bad("kind", "is not classify"));
-        }
-        let shape = fields.shape()?;
-        let classes: Vec<String> = serde_json::from_str(fields.text("classes")?)
-            .map_err(|_| bad("classes", "is not a JSON list of names"))?;
+        let head = fields.head()?;
+        let shape = fields.shape(head)?;
+        let classes: Vec<String> = if head == Head::Classify {
+            serde_json::from_str(fields.text("classes")?)
+                .map_err(|_| bad("classes", "is not a JSON list of names"))?
+        } else {
+            Vec::new()
+        };
         let role = match fields.text("role")? {
             "shared" => Role::Shared,
             "personal" => Role::Personal,
             _ => return Err(bad("role", "is neither shared nor personal")),
         };
-        let prior = if role == Role::Personal { parse_prior(fields.text("prior")?)? } else { Vec::new() };
+        let offset = if role == Role::Personal && shape.offset_len() > 0 {
+            let key = offset_key(head);
+            parse_numbers(key, fields.text(key)?, shape.offset_len())?
+        } else {
+            Vec::new()
+        };
         let mut module = Self {
             task: fields.text("task")?.to_owned(),
             backbone: fields.text("backbone")?.to_owned(),
@@ -290,7 +309,7 @@ impl ModuleFile {
             shape,
             classes,
             role,
-            prior,
+            offset,
         };
         if fields.read != map.len() {
             return Err(bad("(any)", "has a key this format does not know"));
@@ -361,7 +380,25 @@ impl<'a> Fields<'a> {
         usize::try_from(self.number(key)?).map_err(|_| bad(key, "is too large"))
     }
 
-    fn shape(&mut self) -> Result<Shape, FileError> {
+    fn head(&mut self) -> Result<Head, FileError> {
+        match self.text("kind")? {
+            "classify" => Ok(Head::Classify),
+            "anomaly" => Ok(Head::Anomaly),
+            "forecast" => {
+                let horizon =
+                    u16::try_from(self.number("horizon")?).map_err(|_| bad("horizon", "is too large"))?;
+                let problem = "is not a JSON list of rising thousandths with 500 among them";
+                let quantiles = serde_json::from_str::<Vec<u16>>(self.text("quantiles")?)
+                    .ok()
+                    .and_then(|levels| Quantiles::new(&levels).ok())
+                    .ok_or_else(|| bad("quantiles", problem))?;
+                Ok(Head::Forecast { horizon, quantiles })
+            }
+            _ => Err(bad("kind", "is neither classify, forecast nor anomaly")),
+        }
+    }
+
+    fn shape(&mut self, head: Head) -> Result<Shape, FileError> {
         let rank = self.size("rank")?;
         let recipe = match (self.text("recipe")?, rank) {
             ("moments", 0) => Recipe::Moments,
@@ -371,21 +408,25 @@ impl<'a> Fields<'a> {
             _ => return Err(bad("recipe", "is neither moments, probe nor ladder")),
         };
         let (exits, features, outputs) = (self.size("exits")?, self.size("features")?, self.size("outputs")?);
-        let shape = Shape { recipe, exits, features, outputs };
+        let shape = Shape { recipe, head, exits, features, outputs };
         shape.validate()?;
         Ok(shape)
     }
 }
 
-fn parse_prior(text: &str) -> Result<Vec<f32>, FileError> {
-    let problem = || bad("prior", "is not a JSON list of numbers");
+/// The metadata key of what is added to a personal module's outputs.
+fn offset_key(head: Head) -> &'static str {
+    match head {
+        Head::Classify => "prior",
+        Head::Forecast { .. } | Head::Anomaly => "shift",
+    }
+}
+
+fn parse_numbers(key: &str, text: &str, want: usize) -> Result<Vec<f32>, FileError> {
+    let problem = || bad(key, "is not a JSON list of numbers");
     let inner = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).ok_or_else(problem)?;
     // One more than allowed is enough to be refused by the length check.
-    inner
-        .split(',')
-        .take(MAX_OUTPUTS + 1)
-        .map(|number| number.trim().parse().map_err(|_| problem()))
-        .collect()
+    inner.split(',').take(want + 1).map(|number| number.trim().parse().map_err(|_| problem())).collect()
 }
 
 #[cfg(test)]

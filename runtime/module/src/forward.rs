@@ -78,10 +78,17 @@ pub fn forward(shape: &Shape, params: &[f32], z: &[f32], logits: &mut [f32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::head::Head;
 
     #[test]
     fn an_early_exit_gives_what_the_whole_pass_gives() {
-        let shape = Shape { recipe: Recipe::Ladder { rank: 3 }, exits: 3, features: 9, outputs: 4 };
+        let shape = Shape {
+            recipe: Recipe::Ladder { rank: 3 },
+            head: Head::Classify,
+            exits: 3,
+            features: 9,
+            outputs: 4,
+        };
         let params = shape.initial(5);
         let z: Vec<f32> = (0..27).map(|i| (i as f32 * 0.7).sin()).collect();
         let mut all = vec![0.0; 12];
@@ -99,7 +106,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "out of order")]
     fn exits_are_taken_in_order() {
-        let shape = Shape { recipe: Recipe::Probe, exits: 3, features: 2, outputs: 2 };
+        let shape = Shape { recipe: Recipe::Probe, head: Head::Classify, exits: 3, features: 2, outputs: 2 };
         let mut runner = Runner::new(shape);
         runner.exit(&shape.initial(0), 1, &[0.0; 2], &mut [0.0; 2]);
     }

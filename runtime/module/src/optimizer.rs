@@ -56,11 +56,12 @@ impl AdamW {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::head::Head;
     use crate::shape::Recipe;
 
     #[test]
     fn the_first_step_has_the_learning_rate_as_length_and_decays_only_weights() {
-        let shape = Shape { recipe: Recipe::Probe, exits: 1, features: 1, outputs: 2 };
+        let shape = Shape { recipe: Recipe::Probe, head: Head::Classify, exits: 1, features: 1, outputs: 2 };
         let mut params = vec![1.0; 4];
         AdamW::new(&shape, 0.5).step(&mut params, &[2.0, -3.0, 0.0, 1.0], 0.1);
         // Weights 0..2 are first multiplied by 1 − 0.1·0.5; biases 2..4 are not.

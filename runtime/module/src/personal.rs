@@ -1,6 +1,6 @@
-//! The personal module: what a gateway derives from the shared one for its own class mix, and keeps.
+//! The personal module: what a gateway derives from the shared one for what it sees itself, and keeps.
 //!
-//! In this order: the shared parameters are fine-tuned on the gateway's training samples with its log prior as
+//! Classify, in this order: the shared parameters are fine-tuned on the gateway's training samples with its log prior as
 //! offset; the log prior is added to the logits when serving; thresholds are calibrated on what results (by the
 //! caller, [`crate::calibrate`]). What is kept is decided by the mean log loss at the last exit:
 //!
@@ -11,6 +11,10 @@
 //! - Fine-tuned parameters are kept if they are not worse; otherwise the prior alone is.
 //! - Without a training sample there is nothing to fine-tune or decide: the prior alone is kept.
 //!
+//! Forecast: the fine-tuned parameters are kept if their loss is not worse, on the same samples by the same rule;
+//! then every quantile is shifted by the residuals of the held-out samples (`conformal`). Anomaly: the shared
+//! parameters as they are; the caller sets the alarm thresholds ([`crate::alarm`]).
+//!
 //! The prior that serves counts the held-out labels too: they are this gateway's own, and with 20 labels one more
 //! of a rare class matters (own mix, ten gateways: digits .966 against .963, gunpoint .979 against .967).
 //!
@@ -20,10 +24,15 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::conformal::Shifts;
+use crate::data::Dataset;
+use crate::evaluate::{Eval, Evaluation};
+use crate::head::Head;
+use crate::loss::Objective;
 use crate::prior::{label_counts, log_prior};
 use crate::random::Random;
 use crate::shape::Shape;
-use crate::train::{Dataset, Eval, Evaluation, Progress, TrainConfig, TrainError, Trainer};
+use crate::train::{Progress, TrainConfig, TrainError, Trainer};
 
 /// How a personal module is derived.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -99,18 +108,20 @@ pub enum Kept {
     FineTuned,
     /// Shared parameters, log prior added.
     PriorOnly,
+    /// Shared parameters, with quantiles shifted or an alarm set by the gateway's own samples.
+    Calibrated,
     /// Shared parameters as they are.
     Shared,
 }
 
-/// Mean log loss at the last exit, nats, over the samples that decided.
+/// Weighted mean loss at the last exit over the samples that decided.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Evidence {
     /// Samples that decided: held-out ones, and cross-validated ones where those are few.
     pub samples: usize,
     /// Shared parameters as they are.
     pub shared: f64,
-    /// Shared parameters, log prior added.
+    /// Shared parameters, log prior added; of a forecast the same as `shared`.
     pub prior_only: f64,
     /// Fine-tuned parameters, log prior added.
     pub fine_tuned: f64,
@@ -121,7 +132,8 @@ pub struct Evidence {
 pub struct Personal {
     /// Parameters.
     pub params: Vec<f32>,
-    /// Added to every exit's logits when serving, `outputs`: the log prior, zeros for [`Kept::Shared`].
+    /// Added to the outputs when serving, [`Shape::offset_len`] numbers: the log prior or the quantiles' shifts,
+    /// zeros for [`Kept::Shared`].
     pub offset: Vec<f32>,
     /// Which candidate this is.
     pub kept: Kept,
@@ -140,6 +152,7 @@ const CANDIDATES: usize = 3;
 enum Phase {
     Tune(Box<Trainer>),
     Score { tuned: Vec<f32>, candidate: usize, evaluation: Evaluation },
+    Shift(Shifts),
     Done,
 }
 
@@ -151,11 +164,14 @@ pub struct Personalizer {
     /// Empty once the last run has taken it.
     train: Dataset,
     heldout: Dataset,
+    objective: Objective,
     config: PersonalConfig,
-    /// Log prior of the training labels, with which candidates are trained and judged.
+    /// Log prior of the training labels, with which candidates are trained and judged; zeros for other kinds.
     prior: Vec<f32>,
-    /// Log prior of all labels, with which the module serves.
-    serving_prior: Vec<f32>,
+    /// Log prior of all labels, or shifts of the quantiles: what the module serves with.
+    serving: Vec<f32>,
+    /// Whether any quantile was shifted.
+    shifted: bool,
     /// Training samples left out of each cross-validation run; the run after them trains on all.
     folds: Vec<Vec<usize>>,
     run: usize,
@@ -174,24 +190,32 @@ impl Personalizer {
         shared: Vec<f32>,
         train: Dataset,
         heldout: Dataset,
+        objective: Objective,
         config: PersonalConfig,
     ) -> Result<Self, TrainError> {
         config.validate()?;
         shape.validate()?;
         train.check(&shape)?;
         heldout.check(&shape)?;
-        let mut counts = label_counts(&train.labels, shape.outputs);
-        let prior = log_prior(&counts, config.smoothing);
-        for (count, more) in counts.iter_mut().zip(label_counts(&heldout.labels, shape.outputs)) {
-            *count += more;
-        }
+        let (prior, serving) = if shape.head == Head::Classify {
+            let mut counts = label_counts(train.classes(), shape.outputs);
+            let prior = log_prior(&counts, config.smoothing);
+            for (count, more) in counts.iter_mut().zip(label_counts(heldout.classes(), shape.outputs)) {
+                *count += more;
+            }
+            (prior, log_prior(&counts, config.smoothing))
+        } else {
+            (vec![0.0; shape.outputs], vec![0.0; shape.offset_len()])
+        };
         let folds = if heldout.n() < config.min_heldout && train.n() >= 2 {
             folds(train.n(), config.folds, config.seed)
         } else {
             Vec::new()
         };
         let mut personalizer = Self {
-            serving_prior: log_prior(&counts, config.smoothing),
+            serving,
+            shifted: false,
+            objective,
             shape,
             shared,
             train,
@@ -207,7 +231,10 @@ impl Personalizer {
             samples: 0,
             heldout_evals: Default::default(),
         };
-        personalizer.begin_run()?;
+        // Deep SAD moves the scale of all scores; on one gateway's samples the alarm's threshold is all there is to fit.
+        if shape.head != Head::Anomaly {
+            personalizer.begin_run()?;
+        }
         Ok(personalizer)
     }
 
@@ -222,13 +249,22 @@ impl Personalizer {
         };
         let config = self.config.training(self.run as u64);
         let (start, prior) = (self.shared.clone(), self.prior.clone());
-        match Trainer::new(self.shape, start, train, Dataset::default(), prior, config) {
+        let objective = self.objective.clone();
+        match Trainer::new(self.shape, start, train, Dataset::default(), objective, prior, config) {
             Ok(trainer) => self.phase = Phase::Tune(Box::new(trainer)),
             // A new gateway, or one whose few labels are all held out, serves the shared module with its prior.
-            Err(TrainError::NoSamples) => self.phase = Phase::Done,
+            Err(TrainError::NoSamples) => self.phase = self.last_phase(),
             Err(error) => return Err(error),
         }
         Ok(())
+    }
+
+    /// What follows once the parameters are chosen.
+    fn last_phase(&self) -> Phase {
+        match self.shape.head {
+            Head::Forecast { .. } => Phase::Shift(Shifts::new(&self.shape)),
+            Head::Classify | Head::Anomaly => Phase::Done,
+        }
     }
 
     /// Does the next piece of work.
@@ -245,6 +281,7 @@ impl Personalizer {
                 Progress::Evaluating
             }
             Phase::Score { tuned, candidate, evaluation } => self.score(tuned, candidate, evaluation),
+            Phase::Shift(shifts) => self.shift(shifts),
             Phase::Done => Progress::Done,
         }
     }
@@ -253,7 +290,8 @@ impl Personalizer {
         let zeros = vec![0.0; self.shape.outputs];
         let params = if candidate == 2 { &tuned } else { &self.shared };
         let offset = if candidate == 0 { &zeros } else { &self.prior };
-        let Some(eval) = evaluation.advance(&self.shape, params, &self.scored, offset) else {
+        let found = evaluation.advance(&self.shape, params, &self.scored, &self.objective, offset);
+        let Some(eval) = found else {
             self.phase = Phase::Score { tuned, candidate, evaluation };
             return Progress::Evaluating;
         };
@@ -272,7 +310,8 @@ impl Personalizer {
         }
         if last_run {
             self.tuned = Some(tuned);
-            return Progress::Done;
+            self.phase = self.last_phase();
+            return if matches!(self.phase, Phase::Done) { Progress::Done } else { Progress::Evaluating };
         }
         self.run += 1;
         match self.begin_run() {
@@ -282,15 +321,35 @@ impl Personalizer {
         }
     }
 
+    fn shift(&mut self, mut shifts: Shifts) -> Progress {
+        let params = match &self.tuned {
+            Some(tuned) if self.tuned_wins() => tuned,
+            _ => &self.shared,
+        };
+        if let Some((serving, shifted)) = shifts.advance(&self.shape, params, &self.heldout) {
+            (self.serving, self.shifted) = (serving, shifted);
+            return Progress::Done;
+        }
+        self.phase = Phase::Shift(shifts);
+        Progress::Evaluating
+    }
+
+    /// Whether the fine-tuned parameters are not worse than the shared ones with the prior.
+    fn tuned_wins(&self) -> bool {
+        self.samples > 0 && self.config.epochs > 0 && self.losses[2] <= self.losses[1]
+    }
+
     /// The module to serve. Before [`Progress::Done`] was seen it is the shared one with the prior.
     pub fn finish(self) -> Personal {
         let n = self.samples.max(1) as f64;
         let [shared, prior_only, fine_tuned] = self.losses.map(|loss| loss / n);
         let evidence = Evidence { samples: self.samples, shared, prior_only, fine_tuned };
+        let wins = self.tuned_wins();
+        let classify = self.shape.head == Head::Classify;
         let [heldout_shared, heldout_prior, heldout_tuned] = self.heldout_evals;
         let tuned = self.tuned.filter(|_| self.samples > 0);
         // Whether to use a prior cannot be told from a handful of labels.
-        let shared_allowed = tuned.is_some() && self.heldout.n() >= self.config.min_heldout;
+        let shared_allowed = classify && tuned.is_some() && self.heldout.n() >= self.config.min_heldout;
         if shared_allowed && shared < prior_only.min(fine_tuned) {
             return Personal {
                 params: self.shared,
@@ -302,12 +361,15 @@ impl Personalizer {
             };
         }
         let (params, kept, heldout) = match tuned {
-            Some(tuned) if self.config.epochs > 0 && fine_tuned <= prior_only => {
-                (tuned, Kept::FineTuned, heldout_tuned)
-            }
+            Some(tuned) if wins => (tuned, Kept::FineTuned, heldout_tuned),
             _ => (self.shared, Kept::PriorOnly, heldout_prior),
         };
-        Personal { params, offset: self.serving_prior, kept, heldout_shared, heldout, evidence }
+        let kept = match kept {
+            Kept::PriorOnly if self.shifted => Kept::Calibrated,
+            Kept::PriorOnly if !classify => Kept::Shared,
+            kept => kept,
+        };
+        Personal { params, offset: self.serving, kept, heldout_shared, heldout, evidence }
     }
 }
 

@@ -4,20 +4,23 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
+use crate::head::{Head, MAX_HORIZON};
 use crate::random::Random;
 
 /// Most exits a module may have.
 pub const MAX_EXITS: usize = 8;
 /// Most features per exit.
 pub const MAX_FEATURES: usize = 256;
-/// Fewest outputs (classes).
+/// Fewest classes.
 pub const MIN_OUTPUTS: usize = 2;
-/// Most outputs (classes).
-pub const MAX_OUTPUTS: usize = 256;
+/// Most classes.
+pub const MAX_CLASSES: usize = 256;
+/// Most outputs: classes, horizon × quantiles, or coordinates of an anomaly score.
+pub const MAX_OUTPUTS: usize = 512;
 /// Most units of a ladder's running state.
 pub const MAX_RANK: usize = 64;
 
-/// How a module computes its logits and how it is made.
+/// How a module computes its outputs and how it is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Recipe {
@@ -51,17 +54,21 @@ impl Recipe {
     }
 }
 
-/// Sizes of a module; with the class names and the backbone, all a sum or a step must agree on.
+/// Sizes of a module and what its outputs mean; with the class names and the backbone, all a sum or a step must
+/// agree on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Shape {
-    /// How logits are computed.
+    /// How outputs are computed.
     pub recipe: Recipe,
+    /// What they mean.
+    pub head: Head,
     /// Exits of the backbone the module uses, 1..=8.
     pub exits: usize,
     /// Features per exit, 1..=256.
     pub features: usize,
-    /// Logits per exit (classes), 2..=256.
+    /// Outputs per exit: 2..=256 classes; horizon × quantiles, at most 512; for anomaly as many as features
+    /// (moments) or fewer (probe).
     pub outputs: usize,
 }
 
@@ -91,6 +98,14 @@ pub enum ShapeError {
         /// Largest allowed.
         most: usize,
     },
+    /// The recipe has no closed form to start from for this kind.
+    #[error("{kind} cannot use a {recipe} module; use moments or probe")]
+    Recipe {
+        /// The task's kind.
+        kind: &'static str,
+        /// The recipe's name.
+        recipe: &'static str,
+    },
 }
 
 /// Offsets of one exit's tensors in the flat parameters. For linear recipes `down` to `gate` are empty.
@@ -116,10 +131,50 @@ impl Shape {
         };
         check("exits", self.exits, 1, MAX_EXITS)?;
         check("features per exit", self.features, 1, MAX_FEATURES)?;
-        check("outputs", self.outputs, MIN_OUTPUTS, MAX_OUTPUTS)?;
+        match self.head {
+            Head::Classify => check("outputs", self.outputs, MIN_OUTPUTS, MAX_CLASSES)?,
+            Head::Forecast { horizon, quantiles } => {
+                let horizon = usize::from(horizon);
+                check("horizon", horizon, 1, MAX_HORIZON)?;
+                let want = horizon * quantiles.len();
+                check("horizon times quantiles", want, 1, MAX_OUTPUTS)?;
+                check("outputs", self.outputs, want, want)?;
+            }
+            Head::Anomaly => {
+                let least = match self.recipe {
+                    Recipe::Moments => self.features,
+                    Recipe::Probe => 1,
+                    Recipe::Ladder { .. } => {
+                        return Err(ShapeError::Recipe {
+                            kind: self.head.name(),
+                            recipe: self.recipe.name(),
+                        });
+                    }
+                };
+                check("outputs", self.outputs, least, self.features)?;
+            }
+        }
         match self.recipe {
             Recipe::Ladder { rank } => check("rank", rank, 1, MAX_RANK),
             Recipe::Moments | Recipe::Probe => Ok(()),
+        }
+    }
+
+    /// Numbers a gateway adds to its personal module's outputs: the log prior (`outputs`, the same at every exit)
+    /// of a classify task, the shift of each quantile (`exits × outputs`) of a forecast, none for anomaly.
+    pub fn offset_len(&self) -> usize {
+        match self.head {
+            Head::Classify => self.outputs,
+            Head::Forecast { .. } => self.exits * self.outputs,
+            Head::Anomaly => 0,
+        }
+    }
+
+    /// What of an offset ([`Shape::offset_len`] numbers) is added to the outputs of exit `k`.
+    pub fn offset_at<'a>(&self, offset: &'a [f32], k: usize) -> &'a [f32] {
+        match self.head {
+            Head::Classify | Head::Anomaly => offset,
+            Head::Forecast { .. } => &offset[k * self.outputs..(k + 1) * self.outputs],
         }
     }
 
@@ -196,13 +251,14 @@ impl Shape {
         params
     }
 
-    /// What a sum or a step must agree on before it is used: blake3 of a canonical text of recipe, sizes, what
-    /// the features are made of (`features_of`, see `docs/module-format.md`) and class names in order. Free text
-    /// carries its byte length, so no two lists share a text.
+    /// What a sum or a step must agree on before it is used: blake3 of a canonical text of kind, recipe, sizes,
+    /// what the features are made of (`features_of`, see `docs/module-format.md`) and class names in order. Free
+    /// text carries its byte length, so no two lists share a text.
     pub fn fingerprint(&self, classes: &[String], features_of: &str) -> [u8; 32] {
         let mut hash = blake3::Hasher::new();
         let text = format!(
-            "loadonce-module/1\nrecipe {}\nrank {}\nexits {}\nfeatures {}\noutputs {}\nof {}:{features_of}\n",
+            "loadonce-module/1\n{}recipe {}\nrank {}\nexits {}\nfeatures {}\noutputs {}\nof {}:{features_of}\n",
+            self.head.text(),
             self.recipe.name(),
             self.recipe.rank(),
             self.exits,
@@ -221,9 +277,10 @@ impl Shape {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::head::Quantiles;
 
     fn shape(recipe: Recipe) -> Shape {
-        Shape { recipe, exits: 3, features: 5, outputs: 4 }
+        Shape { recipe, head: Head::Classify, exits: 3, features: 5, outputs: 4 }
     }
 
     #[test]
@@ -258,6 +315,22 @@ mod tests {
     }
 
     #[test]
+    fn outputs_must_fit_the_kind() {
+        let forecast = |recipe, horizon, outputs| {
+            let head = Head::Forecast { horizon, quantiles: Quantiles::USUAL };
+            Shape { recipe, head, exits: 3, features: 5, outputs }.validate()
+        };
+        assert_eq!(forecast(Recipe::Ladder { rank: 2 }, 24, 72), Ok(()));
+        for (horizon, outputs) in [(24, 71), (0, 0), (171, 513), (193, 579)] {
+            assert!(forecast(Recipe::Probe, horizon, outputs).is_err(), "{horizon}");
+        }
+        let anomaly = |recipe, outputs| Shape { head: Head::Anomaly, outputs, ..shape(recipe) }.validate();
+        assert_eq!((anomaly(Recipe::Moments, 5), anomaly(Recipe::Probe, 1)), (Ok(()), Ok(())));
+        assert!(anomaly(Recipe::Moments, 4).is_err() && anomaly(Recipe::Probe, 6).is_err());
+        assert!(matches!(anomaly(Recipe::Ladder { rank: 2 }, 5), Err(ShapeError::Recipe { .. })));
+    }
+
+    #[test]
     fn limits_are_checked() {
         let good = shape(Recipe::Ladder { rank: MAX_RANK });
         assert_eq!(good.validate(), Ok(()));
@@ -267,7 +340,7 @@ mod tests {
             Shape { features: 0, ..good },
             Shape { features: MAX_FEATURES + 1, ..good },
             Shape { outputs: 1, ..good },
-            Shape { outputs: MAX_OUTPUTS + 1, ..good },
+            Shape { outputs: MAX_CLASSES + 1, ..good },
             Shape { recipe: Recipe::Ladder { rank: 0 }, ..good },
             Shape { recipe: Recipe::Ladder { rank: MAX_RANK + 1 }, ..good },
         ] {
@@ -286,6 +359,11 @@ mod tests {
         assert_ne!(print, base.fingerprint(&names(&["ok", "scratch", "other", "dent"]), "ab"));
         assert_ne!(print, Shape { features: 6, ..base }.fingerprint(&classes, "ab"));
         assert_ne!(print, shape(Recipe::Moments).fingerprint(&classes, "ab"));
+        assert_ne!(print, Shape { head: Head::Anomaly, ..base }.fingerprint(&classes, "ab"));
+        let forecast = |horizon, quantiles| Shape { head: Head::Forecast { horizon, quantiles }, ..base };
+        let (day, median) = (forecast(24, Quantiles::USUAL), forecast(24, Quantiles::MEDIAN));
+        assert_ne!(day.fingerprint(&[], "ab"), median.fingerprint(&[], "ab"));
+        assert_ne!(day.fingerprint(&[], "ab"), forecast(12, Quantiles::USUAL).fingerprint(&[], "ab"));
         assert_ne!(
             base.fingerprint(&names(&["a\nclass 1:b"]), ""),
             base.fingerprint(&names(&["a", "b"]), "")

@@ -1,11 +1,18 @@
-//! The module that exact sums define: a shared-covariance discriminant per exit, in closed form.
+//! The module that exact sums define, in closed form. Here: a shared-covariance discriminant per exit; `ridge` and
+//! `whiten` hold the other kinds.
 //!
 //! Everything is f64 additions, multiplications, divisions and square roots in a fixed order, so the same totals
 //! give the same parameters on every machine.
 
 use serde::{Deserialize, Serialize};
 
+use crate::dense::{cholesky, cholesky_solve, dot};
+use crate::head::Head;
+use crate::ridge::{Penalty, forecast_solve};
+use crate::shape::{Recipe, Shape};
+use crate::start::{forecast_start, ladder_start};
 use crate::sums::Sums;
+use crate::whiten::{leading_rows, whitening};
 
 /// How far the pooled covariance is drawn towards a multiple of the identity with the same trace.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -46,6 +53,12 @@ pub enum SolveError {
     /// The fixed shrinkage is unusable.
     #[error("shrinkage {0} is not above 0 and at most 1; correct the task manifest")]
     Shrinkage(f64),
+    /// The fixed penalty is unusable.
+    #[error("penalty {0} is not above 0 and at most 1e6; correct the task manifest")]
+    Penalty(f64),
+    /// The sums are not those of the shape.
+    #[error("the totals are of another kind or size than the module; they belong to another task version")]
+    Shape,
     /// The ladder's rank is unusable.
     #[error("rank {0} is outside 1 to 64; correct the task manifest")]
     Rank(usize),
@@ -81,16 +94,15 @@ impl Discriminant {
     }
 }
 
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
+pub(crate) fn check_shrinkage(shrinkage: Shrinkage) -> Result<(), SolveError> {
+    match shrinkage {
+        Shrinkage::Fixed(share) if !(share > 0.0 && share <= 1.0) => Err(SolveError::Shrinkage(share)),
+        Shrinkage::Fixed(_) | Shrinkage::Auto => Ok(()),
+    }
 }
 
 pub(crate) fn discriminant(sums: &Sums, k: usize, shrinkage: Shrinkage) -> Result<Discriminant, SolveError> {
-    if let Shrinkage::Fixed(share) = shrinkage
-        && !(share > 0.0 && share <= 1.0)
-    {
-        return Err(SolveError::Shrinkage(share));
-    }
+    check_shrinkage(shrinkage)?;
     if let Some((class, &count)) = sums.counts().iter().enumerate().find(|(_, n)| **n < 0) {
         return Err(SolveError::NegativeCount { class, count });
     }
@@ -160,7 +172,7 @@ fn within_class(sums: &Sums, k: usize, means: &[f64], freedom: f64) -> Vec<f64> 
 
 /// Draws the covariance towards the identity; false if it is none. Without degrees of freedom, or without any
 /// spread, the identity itself is used: the bundle scales its directions to about unit variance.
-fn shrink(covariance: &mut [f64], d: usize, freedom: f64, shrinkage: Shrinkage) -> bool {
+pub(crate) fn shrink(covariance: &mut [f64], d: usize, freedom: f64, shrinkage: Shrinkage) -> bool {
     let dim = d as f64;
     let diagonal = covariance.iter().step_by(d + 1);
     if diagonal.clone().any(|&v| !v.is_finite() || v < -1e-6) {
@@ -190,35 +202,46 @@ fn shrink(covariance: &mut [f64], d: usize, freedom: f64, shrinkage: Shrinkage) 
     true
 }
 
-/// Lower Cholesky factor in place; false if the matrix is not positive definite. The upper part is left alone.
-fn cholesky(matrix: &mut [f64], d: usize) -> bool {
-    for i in 0..d {
-        for j in 0..=i {
-            let (above, row) = matrix.split_at(i * d);
-            let other = if i == j { &row[..j] } else { &above[j * d..j * d + j] };
-            let rest = row[j] - dot(&row[..j], other);
-            let value = if i == j { rest.sqrt() } else { rest / above[j * d + j] };
-            if !value.is_finite() || (i == j && value < 1e-9) {
-                return false;
-            }
-            matrix[i * d + j] = value;
-        }
-    }
-    true
+/// How totals become a module.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SolveOptions {
+    /// Of the covariances of classify and anomaly.
+    pub shrinkage: Shrinkage,
+    /// Of a forecast's ridge regression.
+    pub penalty: Penalty,
+    /// Weight of each class, above 0; empty weighs all alike.
+    pub class_weights: Vec<f32>,
 }
 
-/// Solves L Lᵀ x = b in place.
-fn cholesky_solve(factor: &[f64], b: &mut [f64]) {
-    let d = b.len();
-    for i in 0..d {
-        b[i] = (b[i] - dot(&factor[i * d..i * d + i], &b[..i])) / factor[i * d + i];
+/// The module of `shape` that totals define, prior-free: the closed-form module itself, or the start of a trained
+/// one. Classes' weights enter as ln w_c on the biases: the class with the largest w_c · p(c | z) is answered,
+/// which is also where the weighted cross-entropy has its optimum.
+pub fn closed_form(shape: &Shape, sums: &Sums, options: &SolveOptions) -> Result<Vec<f32>, SolveError> {
+    let fits = Sums::for_shape(shape).is_ok_and(|zero| zero.alike(sums));
+    if !fits || shape.validate().is_err() {
+        return Err(SolveError::Shape);
     }
-    for i in (0..d).rev() {
-        let mut rest = b[i];
-        for j in i + 1..d {
-            rest -= factor[j * d + i] * b[j];
+    let shrinkage = options.shrinkage;
+    match (shape.head, shape.recipe) {
+        (Head::Classify, recipe) => {
+            let mut params = match recipe {
+                Recipe::Moments | Recipe::Probe => solve(sums, shrinkage)?,
+                Recipe::Ladder { rank } => ladder_start(sums, rank, shrinkage)?,
+            };
+            for k in 0..shape.exits {
+                let biases = &mut params[shape.layout(k).bias..][..shape.outputs];
+                for (bias, weight) in biases.iter_mut().zip(&options.class_weights) {
+                    *bias += f64::from(*weight).ln() as f32;
+                }
+            }
+            Ok(params)
         }
-        b[i] = rest / factor[i * d + i];
+        (Head::Forecast { quantiles, .. }, Recipe::Ladder { rank }) => {
+            forecast_start(sums, rank, &quantiles, options.penalty)
+        }
+        (Head::Forecast { quantiles, .. }, _) => forecast_solve(sums, &quantiles, options.penalty),
+        (Head::Anomaly, Recipe::Moments) => whitening(sums, shrinkage),
+        (Head::Anomaly, _) => leading_rows(sums, shape.outputs, shrinkage),
     }
 }
 

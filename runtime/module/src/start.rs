@@ -13,17 +13,21 @@
 //! Measured on digits (64 features, ten gateways with 20 labels each, 10 splits; own mix, prior added): .957 /
 //! worst .905; with all gates half open .955 / .897; the `moments` module of the same sums .944 / .875.
 
+mod forecast;
+
+pub(crate) use forecast::forecast_start;
+
+use crate::head::Head;
 use crate::random::Random;
 use crate::shape::{MAX_RANK, Recipe, Shape};
 use crate::solve::{Discriminant, Shrinkage, SolveError, TEMPERATURE, discriminant, push_biases};
+use crate::spectrum::Spectrum;
 use crate::sums::Sums;
 
 /// Within-class correlation assumed between the same coordinate of two exits; it only scales the heads.
 const CORRELATION: f64 = 0.5;
-/// Eigenvalues below this share of the largest carry no class difference.
-const RELATIVE_ZERO: f64 = 1e-9;
 /// Units beyond the class differences start as small random directions, so that training can use them.
-const SPARE_SEED: u64 = 0x1add_e25e_edf0_0d5e;
+pub(crate) const SPARE_SEED: u64 = 0x1add_e25e_edf0_0d5e;
 
 /// Starting parameters of a `ladder` module of this rank, prior-free as those of [`crate::solve`].
 pub fn ladder_start(sums: &Sums, rank: usize, shrinkage: Shrinkage) -> Result<Vec<f32>, SolveError> {
@@ -31,7 +35,7 @@ pub fn ladder_start(sums: &Sums, rank: usize, shrinkage: Shrinkage) -> Result<Ve
         return Err(SolveError::Rank(rank));
     }
     let (exits, d, outputs) = sums.sizes();
-    let shape = Shape { recipe: Recipe::Ladder { rank }, exits, features: d, outputs };
+    let shape = Shape { recipe: Recipe::Ladder { rank }, head: Head::Classify, exits, features: d, outputs };
     let discriminants =
         (0..exits).map(|k| discriminant(sums, k, shrinkage)).collect::<Result<Vec<_>, _>>()?;
     let spectra: Vec<Spectrum> =
@@ -113,88 +117,6 @@ fn unit_rows(
     (down, bias, means)
 }
 
-/// Eigenvalues, largest first, and orthonormal eigenvectors of a symmetric matrix.
-struct Spectrum {
-    n: usize,
-    values: Vec<f64>,
-    /// Row `i` is the eigenvector of `values[i]`; its largest component is positive.
-    vectors: Vec<f64>,
-}
-
-impl Spectrum {
-    /// Cyclic Jacobi rotations (Golub & Van Loan, "Matrix Computations", §8.5): slow, but only additions,
-    /// multiplications, divisions and square roots in a fixed order.
-    fn of(matrix: &[f64], n: usize) -> Self {
-        let mut a: Vec<f64> = matrix.to_vec();
-        for i in 0..n {
-            for j in 0..i {
-                let mean = 0.5 * (a[i * n + j] + a[j * n + i]);
-                a[i * n + j] = mean;
-                a[j * n + i] = mean;
-            }
-        }
-        let mut v = vec![0.0; n * n];
-        v.iter_mut().step_by(n + 1).for_each(|x| *x = 1.0);
-        let norm: f64 = a.iter().map(|x| x * x).sum();
-        for _sweep in 0..40 {
-            let off: f64 = (0..n * n).filter(|i| i / n != i % n).map(|i| a[i] * a[i]).sum();
-            if off <= 1e-24 * norm {
-                break;
-            }
-            for p in 0..n {
-                for q in p + 1..n {
-                    rotate(&mut a, &mut v, n, p, q);
-                }
-            }
-        }
-        let mut order: Vec<usize> = (0..n).collect();
-        order.sort_by(|&i, &j| a[j * n + j].total_cmp(&a[i * n + i]));
-        let mut vectors = Vec::with_capacity(n * n);
-        for &i in &order {
-            let row = &v[i * n..(i + 1) * n];
-            let largest =
-                row.iter().copied().fold(0.0, |best: f64, x| if x.abs() > best.abs() { x } else { best });
-            vectors.extend(row.iter().map(|x| if largest < 0.0 { -x } else { *x }));
-        }
-        Self { n, values: order.iter().map(|&i| a[i * n + i]).collect(), vectors }
-    }
-
-    fn vector(&self, i: usize) -> &[f64] {
-        &self.vectors[i * self.n..(i + 1) * self.n]
-    }
-
-    /// Eigenvalues that are not rounding.
-    fn nonzero(&self) -> usize {
-        let floor = self.values[0] * RELATIVE_ZERO;
-        self.values.iter().filter(|&&value| value > floor && value > 0.0).count()
-    }
-}
-
-/// One rotation that zeroes `a[p][q]`; `v` collects the rotations, eigenvectors as rows.
-fn rotate(a: &mut [f64], v: &mut [f64], n: usize, p: usize, q: usize) {
-    let off = a[p * n + q];
-    if off == 0.0 {
-        return;
-    }
-    let theta = (a[q * n + q] - a[p * n + p]) / (2.0 * off);
-    let t = theta.signum() / (theta.abs() + (theta * theta + 1.0).sqrt());
-    let c = 1.0 / (t * t + 1.0).sqrt();
-    let s = t * c;
-    for i in 0..n {
-        let (x, y) = (a[i * n + p], a[i * n + q]);
-        a[i * n + p] = c * x - s * y;
-        a[i * n + q] = s * x + c * y;
-    }
-    for i in 0..n {
-        let (x, y) = (a[p * n + i], a[q * n + i]);
-        a[p * n + i] = c * x - s * y;
-        a[q * n + i] = s * x + c * y;
-        let (x, y) = (v[p * n + i], v[q * n + i]);
-        v[p * n + i] = c * x - s * y;
-        v[q * n + i] = s * x + c * y;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -202,24 +124,15 @@ mod tests {
     use crate::{argmax, forward, solve};
 
     #[test]
-    fn jacobi_gives_eigenvectors() {
-        let matrix = [4.0, 1.0, -2.0, 1.0, 2.0, 0.0, -2.0, 0.0, 3.0];
-        let spectrum = Spectrum::of(&matrix, 3);
-        assert!((spectrum.values.iter().sum::<f64>() - 9.0).abs() < 1e-12);
-        for (i, value) in spectrum.values.iter().enumerate() {
-            let x = spectrum.vector(i);
-            for (row, x_row) in matrix.chunks(3).zip(x) {
-                let product: f64 = row.iter().zip(x).map(|(a, b)| a * b).sum();
-                assert!((product - value * x_row).abs() < 1e-9);
-            }
-        }
-        assert!(spectrum.values.is_sorted_by(|a, b| a >= b));
-    }
-
-    #[test]
     fn at_the_first_exit_a_full_rank_start_is_the_discriminant() {
         let sums = gaussian_sums(2, 6, 4, 30, &[]);
-        let shape = Shape { recipe: Recipe::Ladder { rank: 5 }, exits: 2, features: 6, outputs: 4 };
+        let shape = Shape {
+            recipe: Recipe::Ladder { rank: 5 },
+            head: Head::Classify,
+            exits: 2,
+            features: 6,
+            outputs: 4,
+        };
         let linear = Shape { recipe: Recipe::Moments, ..shape };
         let start = ladder_start(&sums, 5, Shrinkage::Auto).expect("solvable");
         let solved = solve(&sums, Shrinkage::Auto).expect("solvable");
@@ -235,7 +148,13 @@ mod tests {
     #[test]
     fn the_averaged_state_does_at_least_as_well_as_the_last_exit_alone() {
         let sums = gaussian_sums(3, 8, 5, 12, &[]);
-        let shape = Shape { recipe: Recipe::Ladder { rank: 8 }, exits: 3, features: 8, outputs: 5 };
+        let shape = Shape {
+            recipe: Recipe::Ladder { rank: 8 },
+            head: Head::Classify,
+            exits: 3,
+            features: 8,
+            outputs: 5,
+        };
         let start = ladder_start(&sums, 8, Shrinkage::Auto).expect("solvable");
         let solved = solve(&sums, Shrinkage::Auto).expect("solvable");
         let mut random = Random::new(31);

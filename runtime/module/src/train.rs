@@ -2,75 +2,16 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::forward::forward;
-use crate::gradient::{Batch, Scratch, cross_entropy, loss_and_gradient};
+use crate::data::{Dataset, Targets};
+use crate::evaluate::{Eval, Evaluation};
+use crate::gradient::{Batch, Scratch, loss_and_gradient};
+use crate::loss::Objective;
 use crate::optimizer::AdamW;
-use crate::prior::argmax;
 use crate::random::Random;
 use crate::shape::{Shape, ShapeError};
 
 /// Fewest held-out samples an early stop listens to.
 pub const MIN_EARLY_STOP: usize = 4;
-/// Held-out samples evaluated per call, so that a call stays about as short as an optimizer step.
-const EVAL_SLICE: usize = 32;
-
-/// Labelled features of one task on one gateway.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Dataset {
-    /// `n × exits × features`.
-    pub z: Vec<f32>,
-    /// Classes, `n`.
-    pub labels: Vec<u16>,
-}
-
-impl Dataset {
-    /// Samples.
-    pub fn n(&self) -> usize {
-        self.labels.len()
-    }
-
-    /// Features of sample `i`, `exits × features`.
-    ///
-    /// # Panics
-    /// If there is no sample `i`.
-    pub fn row(&self, i: usize) -> &[f32] {
-        let width = self.z.len() / self.n();
-        &self.z[i * width..(i + 1) * width]
-    }
-
-    /// Appends a sample.
-    pub fn push(&mut self, z: &[f32], label: u16) {
-        self.z.extend_from_slice(z);
-        self.labels.push(label);
-    }
-
-    /// The samples of the given indices, in their order.
-    ///
-    /// # Panics
-    /// If an index has no sample.
-    #[must_use]
-    pub fn subset(&self, indices: &[usize]) -> Self {
-        let mut subset = Self::default();
-        for &i in indices {
-            subset.push(self.row(i), self.labels[i]);
-        }
-        subset
-    }
-
-    pub(crate) fn check(&self, shape: &Shape) -> Result<(), TrainError> {
-        let want = self.n() * shape.exits * shape.features;
-        if self.z.len() != want {
-            return Err(TrainError::Length { what: "features", got: self.z.len(), want });
-        }
-        if let Some(&label) = self.labels.iter().find(|&&label| usize::from(label) >= shape.outputs) {
-            return Err(TrainError::Label { label, outputs: shape.outputs });
-        }
-        if self.z.iter().any(|z| !z.is_finite()) {
-            return Err(TrainError::NotFinite("features"));
-        }
-        Ok(())
-    }
-}
 
 /// How a module is trained. The defaults are those of a gateway's share of a round, starting from a shared module
 /// that already fits; a module trained from nothing wants about 40 epochs at 5e-3.
@@ -155,6 +96,9 @@ pub enum TrainError {
         /// Classes of the task.
         outputs: usize,
     },
+    /// Targets of another kind than the module's.
+    #[error("targets do not fit a {0} module; they belong to another task")]
+    Targets(&'static str),
     /// NaN or infinity.
     #[error("{0} hold NaN or infinity; drop the sample or the module they come from")]
     NotFinite(&'static str),
@@ -171,105 +115,19 @@ pub enum TrainError {
     },
 }
 
-/// Mean figures of one exit over a set of samples, the offset added to its logits.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct ExitEval {
-    /// Softmax cross-entropy, nats.
-    pub loss: f32,
-    /// Share of samples whose top label is right.
-    pub accuracy: f32,
-}
-
-/// Figures over a set of samples; all zero when it is empty.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Eval {
-    /// Samples evaluated.
-    pub samples: usize,
-    /// Mean over samples of the sum over exits of the cross-entropy, nats: what training minimizes.
-    pub loss: f32,
-    /// Each exit's own figures.
-    pub exits: Vec<ExitEval>,
-}
-
-impl Eval {
-    /// Figures of the last exit.
-    pub fn last(&self) -> ExitEval {
-        self.exits.last().copied().unwrap_or_default()
-    }
-}
-
-/// An evaluation in slices.
-#[derive(Clone, Debug)]
-pub(crate) struct Evaluation {
-    done: usize,
-    loss: Vec<f64>,
-    right: Vec<usize>,
-    logits: Vec<f32>,
-}
-
-impl Evaluation {
-    pub(crate) fn new(shape: &Shape) -> Self {
-        Self {
-            done: 0,
-            loss: vec![0.0; shape.exits],
-            right: vec![0; shape.exits],
-            logits: vec![0.0; shape.exits * shape.outputs],
-        }
-    }
-
-    /// Evaluates up to [`EVAL_SLICE`] more samples; the figures once all are done.
-    pub(crate) fn advance(
-        &mut self,
-        shape: &Shape,
-        params: &[f32],
-        data: &Dataset,
-        offset: &[f32],
-    ) -> Option<Eval> {
-        let end = data.n().min(self.done + EVAL_SLICE);
-        for i in self.done..end {
-            forward(shape, params, data.row(i), &mut self.logits);
-            let label = usize::from(data.labels[i]);
-            for (k, logits) in self.logits.chunks_exact_mut(shape.outputs).enumerate() {
-                for (logit, offset) in logits.iter_mut().zip(offset) {
-                    *logit += offset;
-                }
-                self.right[k] += usize::from(argmax(logits) == label);
-                self.loss[k] += f64::from(cross_entropy(logits, label));
-            }
-        }
-        self.done = end;
-        (end == data.n()).then(|| self.figures())
-    }
-
-    fn figures(&self) -> Eval {
-        let n = self.done.max(1) as f64;
-        let exits = self.loss.iter().zip(&self.right);
-        Eval {
-            samples: self.done,
-            loss: (self.loss.iter().sum::<f64>() / n) as f32,
-            exits: exits
-                .map(|(loss, right)| ExitEval {
-                    loss: (loss / n) as f32,
-                    accuracy: (*right as f64 / n) as f32,
-                })
-                .collect(),
-        }
-    }
-}
-
 /// What a call of [`Trainer::step`] did.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Progress {
     /// One optimizer step; the batch's loss.
     Step {
-        /// Mean over the batch of the sum over exits, nats.
+        /// Weighted mean over the batch of the sum over exits.
         loss: f32,
     },
     /// Part of a held-out evaluation.
     Evaluating,
     /// An epoch ended; its held-out loss, if there are held-out samples.
     Epoch {
-        /// Mean over held-out samples of the sum over exits, nats.
+        /// Weighted mean over held-out samples of the sum over exits.
         heldout_loss: Option<f32>,
     },
     /// Nothing is left to do.
@@ -309,6 +167,7 @@ pub struct Trainer {
     config: TrainConfig,
     train: Dataset,
     heldout: Dataset,
+    objective: Objective,
     offset: Vec<f32>,
     params: Vec<f32>,
     grad: Vec<f32>,
@@ -318,7 +177,7 @@ pub struct Trainer {
     order: Vec<usize>,
     at: usize,
     batch_z: Vec<f32>,
-    batch_labels: Vec<u16>,
+    batch_targets: Targets,
     phase: Phase,
     evaluation: Evaluation,
     before: Eval,
@@ -331,13 +190,14 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// Training from `start`; `offset` (`outputs`) is added to all logits while training and evaluating: the
+    /// Training from `start`; `offset` (`outputs`) is added to all outputs while training and evaluating: the
     /// gateway's log prior, which so stays out of the parameters, or zeros.
     pub fn new(
         shape: Shape,
         start: Vec<f32>,
         train: Dataset,
         heldout: Dataset,
+        objective: Objective,
         offset: Vec<f32>,
         config: TrainConfig,
     ) -> Result<Self, TrainError> {
@@ -363,7 +223,7 @@ impl Trainer {
             order: (0..train.n()).collect(),
             at: 0,
             batch_z: Vec::new(),
-            batch_labels: Vec::new(),
+            batch_targets: Targets::default(),
             phase: Phase::EvalStart,
             evaluation: Evaluation::new(&shape),
             before: Eval::default(),
@@ -378,6 +238,7 @@ impl Trainer {
             config,
             train,
             heldout,
+            objective,
             offset,
         };
         trainer.random.shuffle(&mut trainer.order);
@@ -409,7 +270,13 @@ impl Trainer {
     }
 
     fn evaluate(&mut self) -> Option<Eval> {
-        let eval = self.evaluation.advance(&self.shape, &self.params, &self.heldout, &self.offset)?;
+        let eval = self.evaluation.advance(
+            &self.shape,
+            &self.params,
+            &self.heldout,
+            &self.objective,
+            &self.offset,
+        )?;
         self.evaluation = Evaluation::new(&self.shape);
         Some(eval)
     }
@@ -417,10 +284,10 @@ impl Trainer {
     fn optimize(&mut self) -> Progress {
         let end = self.train.n().min(self.at + self.config.batch);
         self.batch_z.clear();
-        self.batch_labels.clear();
+        self.batch_targets.clear();
         for &i in &self.order[self.at..end] {
             self.batch_z.extend_from_slice(self.train.row(i));
-            self.batch_labels.push(self.train.labels[i]);
+            self.batch_targets.push(self.train.targets.at(i));
         }
         if self.config.dropout > 0.0 {
             let scale = 1.0 / (1.0 - self.config.dropout);
@@ -428,8 +295,13 @@ impl Trainer {
                 *z = if self.random.uniform() < self.config.dropout { 0.0 } else { *z * scale };
             }
         }
-        let batch =
-            Batch { z: &self.batch_z, labels: &self.batch_labels, offset: &self.offset, weights: None };
+        let batch = Batch {
+            z: &self.batch_z,
+            targets: &self.batch_targets,
+            objective: &self.objective,
+            offset: &self.offset,
+            weights: None,
+        };
         let loss = loss_and_gradient(&self.shape, &self.params, batch, &mut self.grad, &mut self.scratch);
         if !loss.is_finite() || self.grad.iter().any(|g| !g.is_finite()) {
             self.diverged = true;

@@ -1,7 +1,7 @@
 //! Parameters of the next version.
 
 use half::f16;
-use loadonce_module::{Recipe, Shape, Shrinkage, SolveError, Sums, ladder_start, solve};
+use loadonce_module::{Shape, SolveError, SolveOptions, Sums, closed_form};
 use thiserror::Error;
 
 use crate::StepTotals;
@@ -31,14 +31,9 @@ pub enum VersionError {
     },
 }
 
-/// The version that totals define, prior-free: the closed-form module itself, or a ladder that starts from its
-/// discriminant directions.
-pub fn from_sums(shape: &Shape, totals: &Sums, shrinkage: Shrinkage) -> Result<Vec<f32>, VersionError> {
-    let params = match shape.recipe {
-        Recipe::Moments | Recipe::Probe => solve(totals, shrinkage)?,
-        Recipe::Ladder { rank } => ladder_start(totals, rank, shrinkage)?,
-    };
-    publishable(params.into_iter().map(f64::from))
+/// The version that totals define, prior-free: the closed-form module itself, or the start of a trained one.
+pub fn from_sums(shape: &Shape, totals: &Sums, options: &SolveOptions) -> Result<Vec<f32>, VersionError> {
+    publishable(closed_form(shape, totals, options)?.into_iter().map(f64::from))
 }
 
 /// The base plus the weighted mean of the steps.
@@ -66,6 +61,7 @@ pub fn publishable(params: impl IntoIterator<Item = f64>) -> Result<Vec<f32>, Ve
 #[cfg(test)]
 mod tests {
     use super::*;
+    use loadonce_module::{Head, Recipe};
 
     fn totals(samples: &[(&[i16], u16)]) -> Sums {
         let mut sums = Sums::zero(2, 3, 2).unwrap();
@@ -84,8 +80,8 @@ mod tests {
             (&[-4000, -50, 0, -4100, 60, 0], 1),
         ]);
         for recipe in [Recipe::Moments, Recipe::Probe, Recipe::Ladder { rank: 2 }] {
-            let shape = Shape { recipe, exits: 2, features: 3, outputs: 2 };
-            let params = from_sums(&shape, &totals, Shrinkage::Auto).unwrap();
+            let shape = Shape { recipe, head: Head::Classify, exits: 2, features: 3, outputs: 2 };
+            let params = from_sums(&shape, &totals, &SolveOptions::default()).unwrap();
             assert_eq!(params.len(), shape.parameters());
             assert!(params.iter().all(|&v| f16::from_f32(v).to_f32().to_bits() == v.to_bits()));
         }
@@ -93,9 +89,10 @@ mod tests {
 
     #[test]
     fn no_samples_no_version() {
-        let shape = Shape { recipe: Recipe::Moments, exits: 2, features: 3, outputs: 2 };
+        let shape =
+            Shape { recipe: Recipe::Moments, head: Head::Classify, exits: 2, features: 3, outputs: 2 };
         assert_eq!(
-            from_sums(&shape, &totals(&[]), Shrinkage::Auto),
+            from_sums(&shape, &totals(&[]), &SolveOptions::default()),
             Err(VersionError::Solve(SolveError::NoSamples))
         );
     }

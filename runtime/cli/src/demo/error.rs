@@ -40,6 +40,10 @@ pub enum DemoError {
         /// What is wrong.
         what: String,
     },
+    /// A data set that cannot be used.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Data(#[from] crate::DataError),
     /// The backbone did not load or run in this process.
     #[error("the backbone failed: {0}")]
     Backbone(String),

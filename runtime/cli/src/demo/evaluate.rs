@@ -1,11 +1,11 @@
 //! The judge: features of the test set by the same backbone engine, accuracy of a gateway's modules on its own
 //! class mix, and what the gateway would have reached alone.
 
-use super::data::DataSet;
 use super::error::DemoError;
 use super::metrics::{accuracy_on_mix, class_mix, least, mean};
-use loadonce_backbone::{Backbone, InputSpec, Preparer, WindowSpec};
-use loadonce_control::{Input, TaskManifest};
+use crate::data::DataSet;
+use loadonce_backbone::{Backbone, InputSpec, Preparer};
+use loadonce_control::TaskManifest;
 use loadonce_module::{
     Dataset, Personalizer, Progress, Recipe, Shape, Sums, TrainConfig, Trainer, argmax, dequantize, forward,
     label_counts, ladder_start, log_prior, quantize_all, solve,
@@ -67,12 +67,13 @@ impl Judge {
         }
         let shape = manifest.shape(bundle.exits(), bundle.directions()).map_err(|e| failed(e.to_string()))?;
         let per_channel = manifest.features_per_channel(bundle.directions());
-        let spec = match manifest.input {
-            Input::Window { channels, length } => {
-                InputSpec::Window(WindowSpec { channels, length, ..WindowSpec::default() })
-            }
-            Input::Picture {} => InputSpec::picture(),
-        };
+        if manifest.extras() > 0 {
+            return Err(failed("the demo has no levels, lags or calendar".to_owned()));
+        }
+        // Both sides write the declaration alike.
+        let spec: InputSpec = serde_json::to_value(&manifest.input)
+            .and_then(serde_json::from_value)
+            .map_err(|e| failed(e.to_string()))?;
         let preparer = Preparer::new(bundle, &spec).map_err(|e| failed(e.to_string()))?;
         let features = |sample: usize| -> Result<Vec<f32>, DemoError> {
             let input = preparer.prepare(&data.payloads[sample]).map_err(|e| failed(e.to_string()))?;
@@ -114,8 +115,8 @@ impl Judge {
 
     /// Accuracy of `answers` on a class mix.
     pub(crate) fn accuracy(&self, answers: &[u16], mix: &[f64]) -> f64 {
-        let right: Vec<bool> = answers.iter().zip(&self.test.labels).map(|(a, b)| a == b).collect();
-        accuracy_on_mix(&right, &self.test.labels, mix)
+        let right: Vec<bool> = answers.iter().zip(self.test.classes()).map(|(a, b)| a == b).collect();
+        accuracy_on_mix(&right, self.test.classes(), mix)
     }
 
     /// Accuracy of `answers` where every class counts the same.
@@ -172,10 +173,10 @@ impl Judge {
         let mut quanta = vec![0; self.shape.exits * self.shape.features];
         for i in 0..own.n() {
             quantize_all(own.row(i), &mut quanta).map_err(|e| self.failed(e))?;
-            sums.add(&quanta, own.labels[i], 1).map_err(|e| self.failed(e))?;
+            sums.add(&quanta, own.classes()[i], 1).map_err(|e| self.failed(e))?;
         }
         let (config, shrinkage) = (&self.manifest.training, self.manifest.module.shrinkage);
-        let prior = log_prior(&label_counts(&own.labels, self.outputs), self.manifest.personal.smoothing);
+        let prior = log_prior(&label_counts(own.classes(), self.outputs), self.manifest.personal.smoothing);
         let none = vec![0.0; self.outputs];
         let rank = self.manifest.module.rank;
         let all_rounds = config.epochs * self.manifest.rounds.steps.clamp(1, 100) as u32;
@@ -207,6 +208,7 @@ impl Judge {
                             start,
                             own.clone(),
                             Dataset::default(),
+                            self.manifest.objective(),
                             offset.clone(),
                             config.clone(),
                         )
@@ -224,8 +226,15 @@ impl Judge {
     /// The personal module that the agent's own code derives from `shared` with `own` samples.
     fn personal(&self, shape: Shape, shared: Vec<f32>, own: &Dataset) -> Result<Module, DemoError> {
         let config = self.manifest.personal.clone();
-        let mut personalizer = Personalizer::new(shape, shared, own.clone(), Dataset::default(), config)
-            .map_err(|e| self.failed(e))?;
+        let mut personalizer = Personalizer::new(
+            shape,
+            shared,
+            own.clone(),
+            Dataset::default(),
+            self.manifest.objective(),
+            config,
+        )
+        .map_err(|e| self.failed(e))?;
         while !matches!(personalizer.step(), Progress::Done) {}
         let personal = personalizer.finish();
         Ok(Module { params: personal.params, offset: personal.offset, shape })

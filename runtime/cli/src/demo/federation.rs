@@ -1,6 +1,5 @@
 //! One federation, from the first process to the figures.
 
-use super::data::DataSet;
 use super::error::DemoError;
 use super::evaluate::{Alone, Judge, Module};
 use super::fleet::{Figures, Fleet, Plan};
@@ -10,6 +9,7 @@ use super::plant::{Answered, Plant, Shipment, Stopped};
 use super::progress::Progress;
 use super::report::{AgentMemory, Bytes, PerGateway, Run, TaskRun};
 use super::rounds;
+use crate::data::DataSet;
 use loadonce_backbone::Backbone;
 use loadonce_control::{TaskManifest, Wants};
 use loadonce_module::{ModuleFile, Random, Role};
@@ -557,7 +557,7 @@ impl Judged {
             let mix = class_mix(labels, outputs);
             let personal = Module {
                 params: slot.personal.params.clone(),
-                offset: slot.personal.prior.clone(),
+                offset: slot.personal.offset.clone(),
                 shape: slot.personal.shape,
             };
             let answers = judge.answers(&personal);

@@ -5,13 +5,12 @@
 //! | `federation` | one federation from the first process to the figures |
 //! | `fleet`, `children` | the processes and their configurations |
 //! | `broker`, `plant` | the embedded broker; what sends samples and labels |
-//! | `data`, `partition` | the real data and which gateway sees what |
+//! | `partition` | which gateway sees what |
 //! | `evaluate`, `metrics` | the judge |
 //! | `report`, `table`, `progress` | what a person and a script read |
 
 mod broker;
 mod children;
-mod data;
 mod error;
 mod evaluate;
 mod federation;
@@ -25,8 +24,8 @@ mod rounds;
 mod table;
 
 pub use children::become_tied;
-pub(crate) use data::DataSet;
 pub use error::DemoError;
+pub(crate) use metrics::{mean, t_interval};
 pub(crate) use plant::{Answered, Plant, Shipment, Stopped};
 
 use federation::{Setup, TaskSetup};
@@ -143,7 +142,8 @@ async fn prepare(options: &Options, progress: &mut Progress) -> Result<Setup, De
         .into_iter()
         .collect::<Result<Vec<_>, _>>()?;
     let bundle_dir = models.join("bundles").join(&tasks[0].manifest.backbone);
-    let library = library(options)?;
+    let library = crate::library::find(options.library.as_deref())
+        .map_err(|(path, source)| DemoError::File { doing: "find", path, source })?;
     let bundle = Bundle::open(&bundle_dir).map_err(|e| DemoError::Backbone(e.to_string()))?;
     let engine = EngineOptions { library: library.clone(), threads: 1, ..EngineOptions::default() };
     let backbone = Backbone::load(bundle, &engine).map_err(|e| DemoError::Backbone(e.to_string()))?;
@@ -188,18 +188,6 @@ fn nonce() -> String {
 
 fn absolute(path: &Path) -> Result<PathBuf, DemoError> {
     path.canonicalize().map_err(|source| DemoError::File { doing: "find", path: path.to_owned(), source })
-}
-
-/// The named library, or the one that the build fetched; `None` leaves the search to the engine.
-fn library(options: &Options) -> Result<Option<PathBuf>, DemoError> {
-    if let Some(path) = &options.library {
-        return absolute(path).map(Some);
-    }
-    if std::env::var_os("ORT_DYLIB_PATH").is_some() {
-        return Ok(None);
-    }
-    let fetched = Path::new("target/onnxruntime").join(std::env::consts::ARCH).join("libonnxruntime.so");
-    if fetched.is_file() { absolute(&fetched).map(Some) } else { Ok(None) }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn module(recipe: Recipe, role: Role, seed: u64) -> ModuleFile {
-    let shape = Shape { recipe, exits: 3, features: 5, outputs: 4 };
+    let shape = Shape { recipe, head: Head::Classify, exits: 3, features: 5, outputs: 4 };
     let mut random = crate::Random::new(seed);
     ModuleFile {
         task: "digits".to_owned(),
@@ -13,7 +13,7 @@ fn module(recipe: Recipe, role: Role, seed: u64) -> ModuleFile {
         version: 7,
         base: "01".repeat(32),
         role,
-        prior: if role == Role::Personal { (0..4).map(|_| random.normal()).collect() } else { Vec::new() },
+        offset: if role == Role::Personal { (0..4).map(|_| random.normal()).collect() } else { Vec::new() },
         params: (0..shape.parameters()).map(|_| random.normal()).collect(),
     }
 }
@@ -46,14 +46,14 @@ proptest! {
     #[test]
     fn prior_keeps_every_bit(bits in proptest::collection::vec(any::<u32>(), 4)) {
         let prior: Vec<f32> = bits.iter().map(|&b| f32::from_bits(b)).collect();
-        let module = ModuleFile { prior, ..module(Recipe::Probe, Role::Personal, 0) };
+        let module = ModuleFile { offset: prior, ..module(Recipe::Probe, Role::Personal, 0) };
         match module.encode(Dtype::F32) {
             Ok(bytes) => {
-                let read = ModuleFile::decode(&bytes).expect("own bytes").prior;
-                prop_assert!(read.iter().zip(&module.prior).all(|(a, b)| a.to_bits() == b.to_bits()));
+                let read = ModuleFile::decode(&bytes).expect("own bytes").offset;
+                prop_assert!(read.iter().zip(&module.offset).all(|(a, b)| a.to_bits() == b.to_bits()));
             }
             Err(error) => {
-                prop_assert!(module.prior.iter().any(|p| !p.is_finite()), "{}", error);
+                prop_assert!(module.offset.iter().any(|p| !p.is_finite()), "{}", error);
             }
         }
     }
@@ -96,7 +96,8 @@ fn every_deviation_has_its_own_error() {
     assert!(
         matches!(patched(&good, "module/1", "module/2"), Err(FileError::Format(f)) if f == "loadonce-module/2")
     );
-    metadata(patched(&good, "classify", "forecast"), "kind");
+    metadata(patched(&good, "classify", "forecast"), "horizon");
+    metadata(patched(&good, "classify", "classifi"), "kind");
     metadata(patched(&good, "\"role\":\"shared\"", "\"role\":\"sharet\""), "role");
     metadata(patched(&good, "\"version\":\"7\"", "\"version\":\"x\""), "version");
     metadata(patched(&good, "\"base\":\"0", "\"base\":\"G"), "base");
@@ -156,9 +157,9 @@ fn what_does_not_fit_is_not_written() {
         ModuleFile { task: long, ..good.clone() },
         ModuleFile { classes: good.classes[..3].to_vec(), ..good.clone() },
         ModuleFile { backbone: "ab".to_owned(), ..good.clone() },
-        ModuleFile { prior: Vec::new(), ..good.clone() },
+        ModuleFile { offset: Vec::new(), ..good.clone() },
         ModuleFile { role: Role::Shared, ..good.clone() },
-        ModuleFile { prior: vec![f32::NEG_INFINITY; 4], ..good.clone() },
+        ModuleFile { offset: vec![f32::NEG_INFINITY; 4], ..good.clone() },
         ModuleFile { params: vec![0.0; 3], ..good },
     ];
     for case in cases {
@@ -168,7 +169,7 @@ fn what_does_not_fit_is_not_written() {
 
 #[test]
 fn the_longest_module_fits_the_bound() {
-    let shape = Shape { recipe: Recipe::Probe, exits: 8, features: 256, outputs: 256 };
+    let shape = Shape { recipe: Recipe::Probe, head: Head::Classify, exits: 8, features: 256, outputs: 256 };
     let module = ModuleFile {
         classes: (0..256).map(|i| format!("{i:0>128}")).collect(),
         shape,
@@ -177,4 +178,51 @@ fn the_longest_module_fits_the_bound() {
     };
     let bytes = module.encode(Dtype::F32).expect("fits");
     assert_eq!(ModuleFile::decode(&bytes).as_ref(), Ok(&module));
+}
+
+/// A module of the other kinds.
+fn other(head: Head, recipe: Recipe, role: Role) -> ModuleFile {
+    let outputs = match head {
+        Head::Forecast { horizon, quantiles } => usize::from(horizon) * quantiles.len(),
+        _ => 5,
+    };
+    let shape = Shape { recipe, head, exits: 3, features: 5, outputs };
+    let mut random = crate::Random::new(4);
+    let mut draw = |n| (0..n).map(|_| random.normal()).collect::<Vec<f32>>();
+    let offset = if role == Role::Personal { draw(shape.offset_len()) } else { Vec::new() };
+    let params = draw(shape.parameters());
+    ModuleFile { shape, classes: Vec::new(), offset, params, ..module(Recipe::Probe, role, 0) }
+}
+
+#[test]
+fn every_kind_makes_the_round_trip() {
+    let forecast = Head::Forecast { horizon: 4, quantiles: Quantiles::USUAL };
+    let ladder = Recipe::Ladder { rank: 2 };
+    for (head, recipe) in [
+        (forecast, Recipe::Moments),
+        (forecast, ladder),
+        (Head::Anomaly, Recipe::Moments),
+        (Head::Anomaly, Recipe::Probe),
+    ] {
+        for role in [Role::Shared, Role::Personal] {
+            let module = other(head, recipe, role);
+            let bytes = module.encode(Dtype::F32).expect("valid");
+            assert_eq!(ModuleFile::decode(&bytes).as_ref(), Ok(&module));
+            let named = ModuleFile { classes: vec!["a".to_owned()], ..module.clone() };
+            assert!(named.encode(Dtype::F32).is_err(), "only classify has classes");
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            let shifted = role == Role::Personal && head == forecast;
+            assert_eq!(text.contains("\"shift\""), shifted, "{head:?}");
+        }
+    }
+}
+
+#[test]
+fn a_forecast_with_impossible_levels_is_refused() {
+    let head = Head::Forecast { horizon: 4, quantiles: Quantiles::USUAL };
+    let good = other(head, Recipe::Probe, Role::Shared);
+    for (from, to, key) in [("[100,500,900]", "[100,600,900]", "quantiles"), ("\"4\"", "\"x\"", "horizon")] {
+        assert!(matches!(patched(&good, from, to), Err(FileError::Metadata { key: k, .. }) if k == key));
+    }
+    assert!(matches!(patched(&good, "\"horizon\":\"4\"", "\"horizon\":\"5\""), Err(FileError::Shape(_))));
 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::head::Head;
 use crate::random::Random;
 use crate::shape::{Recipe, Shape};
 use crate::sums::quantize_all;
@@ -34,7 +35,7 @@ pub(crate) fn gaussian(random: &mut Random, exits: usize, d: usize, label: u16) 
 #[test]
 fn the_discriminant_tells_gaussian_classes_apart_and_deeper_exits_better() {
     let sums = gaussian_sums(2, 6, 4, 40, &[]);
-    let shape = Shape { recipe: Recipe::Moments, exits: 2, features: 6, outputs: 4 };
+    let shape = Shape { recipe: Recipe::Moments, head: Head::Classify, exits: 2, features: 6, outputs: 4 };
     let params = solve(&sums, Shrinkage::Auto).expect("solvable");
     assert_eq!(params.len(), shape.parameters());
     let mut random = Random::new(77);
@@ -53,7 +54,7 @@ fn the_discriminant_tells_gaussian_classes_apart_and_deeper_exits_better() {
 #[test]
 fn classes_without_samples_are_finite_and_never_predicted() {
     let sums = gaussian_sums(1, 5, 4, 6, &[2]);
-    let shape = Shape { recipe: Recipe::Probe, exits: 1, features: 5, outputs: 4 };
+    let shape = Shape { recipe: Recipe::Probe, head: Head::Classify, exits: 1, features: 5, outputs: 4 };
     let params = solve(&sums, Shrinkage::Fixed(0.2)).expect("solvable");
     let biases = &params[20..];
     let lowest = biases.iter().enumerate().filter(|(c, _)| *c != 2).map(|(_, b)| *b).fold(f32::MAX, f32::min);
@@ -88,17 +89,5 @@ fn impossible_totals_are_refused() {
     assert_eq!(solve(&bad, Shrinkage::Fixed(0.01)), Err(SolveError::NotACovariance { exit: 1 }));
     for share in [0.0, -1.0, 1.1, f64::NAN] {
         assert!(matches!(solve(&zero, Shrinkage::Fixed(share)), Err(SolveError::Shrinkage(_))));
-    }
-}
-
-#[test]
-fn cholesky_solves() {
-    let matrix = [4.0, 2.0, 0.4, 2.0, 5.0, 1.0, 0.4, 1.0, 3.0];
-    let mut factor = matrix;
-    assert!(cholesky(&mut factor, 3));
-    let mut x = [1.0, -2.0, 0.5];
-    cholesky_solve(&factor, &mut x);
-    for (row, want) in matrix.chunks(3).zip([1.0, -2.0, 0.5]) {
-        assert!((dot(row, &x) - want).abs() < 1e-12);
     }
 }

@@ -1,0 +1,129 @@
+"""Measures every backbone on real data and writes models/report/report.json, the tables and the plots of the cards.
+
+    python -m loadonce_models.lab.report --loadonce ../target/release/loadonce
+
+Everything is resumed from models/build/report; what changed is measured again.
+`--quick` is a smoke run on the committed sets that writes where --out says and
+touches no card.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from .. import data
+from ..data import MODELS
+from ..data.anomalies import WATCHED
+from ..data.series import SERIES
+from . import anomaly, backbones, cards, classify, figures, forecast
+from .protocol import PATH, digest, protocol
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.machine()
+
+
+def _names(lab: classify.Lab, only: list[str]) -> list[str]:
+    """The sets that are there, in the protocol's order."""
+    names = [n for n in protocol()["sets"] if (not only or n in only) and (not lab.quick or n in data.COMMITTED)]
+    there = []
+    for name in names:
+        try:
+            data.path(name)
+            there.append(name)
+        except data.Unavailable as error:
+            lab.say(f"{name} is left out: {error}")
+    return there
+
+
+def _of_kind(
+    lab: classify.Lab,
+    kind: str,
+    names: list[str],
+    bundle: backbones.Bundle,
+    twins: dict[str, backbones.Bundle],
+    measure: Callable[..., list[figures.Entry]],
+) -> list[figures.Entry]:
+    """Entries of all series or sets that a backbone takes."""
+    out = []
+    for name in names:
+        spec = protocol()[kind]["series" if kind == "forecast" else "sets"][name]
+        if spec.get("modality", "window") not in bundle.modalities:
+            continue
+        try:
+            out += measure(lab, name, bundle, twins)
+        except data.Unavailable as error:
+            lab.say(f"{name} is left out: {error}")
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--loadonce", type=Path, default=MODELS.parent / "target/release/loadonce")
+    parser.add_argument("--bench", type=Path, default=MODELS.parent / "target/bench/backbone.json")
+    parser.add_argument("--out", type=Path, default=MODELS / "report")
+    parser.add_argument("--work", type=Path, default=MODELS / "build/report")
+    parser.add_argument("--quick", action="store_true", help="committed sets, few draws, no cards")
+    parser.add_argument("--no-scratch", action="store_true", help="leave out training from scratch, the longest part")
+    parser.add_argument("--sets", default="", help="only these, separated by commas")
+    parser.add_argument("--backbones", default="", help="only these, separated by commas")
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    begun = time.monotonic()
+    lab = classify.Lab(args.loadonce.resolve(), args.work.resolve(), args.quick, args.threads)
+    lab.scratch = not (args.quick or args.no_scratch)
+    if args.quick:
+        lab.labels, lab.draws, lab.recipes = ["5", "all"], 2, ["moments", "ladder"]
+    lab.work.mkdir(parents=True, exist_ok=True)
+    only = [part for part in args.backbones.split(",") if part]
+    bundles = [b for b in backbones.found() if not only or b.name in only]
+    names = _names(lab, [part for part in args.sets.split(",") if part])
+    latency = json.loads(args.bench.read_text())["latency"] if args.bench.exists() else []
+
+    results: dict[tuple[str, str], figures.Entry] = {}
+    report: dict = {
+        "protocol": digest(PATH.read_text()),
+        "quick": args.quick,
+        "machine": {"processor": _processor(), "python": platform.python_version()},
+        "backbones": [],
+        **{key: [] for key in ("sets", "forecast", "anomaly", "exits")},
+        "latency": latency,
+    }
+    for bundle in bundles:
+        own = [n for n in names if protocol()["sets"][n]["modality"] in bundle.modalities]
+        twins = {} if args.quick else backbones.twins(bundle, MODELS / "build" / bundle.name, lab.work / "twins")
+        lab.say(f"{bundle.name}: {len(own)} sets; twins: {', '.join(twins) or 'none'}")
+        report["backbones"].append({"name": bundle.name, "fingerprint": bundle.fingerprint, "twins": sorted(twins)})
+        if bundle.scale == "tiny" and lab.scratch:
+            classify.scratch_all(lab, [n for n in own if protocol()["sets"][n]["modality"] != "text"])
+        for name in own:
+            result = classify.measure(lab, name, bundle, twins)
+            results[bundle.name, name] = result
+            report["sets"] += figures.sets(name, bundle, result)
+            report["exits"] += figures.exits(name, bundle, result, latency)
+        if not args.quick and not args.sets:
+            for kind, names_of, measure in (
+                ("forecast", SERIES, forecast.measure),
+                ("anomaly", WATCHED, anomaly.measure),
+            ):
+                report[kind] += _of_kind(lab, kind, list(names_of), bundle, twins, measure)
+    report["exits"] += figures.exits_of_kinds(report, latency)
+    report["int8"] = figures.int8(results)
+    report["seconds"] = round(time.monotonic() - begun)
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+    if not args.quick:
+        cards.write(report)
+    lab.say(f"{len(report['sets'])} figures in {args.out / 'report.json'}, {report['seconds']} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+//! Forecasts on rolling origins: modules are fitted once on the training windows, before the first origin.
+
+use super::bench::{Bench, Early};
+use loadonce_module::metrics::{mase, weighted_quantile_loss};
+use loadonce_module::{Decider, Head, Recipe, Served};
+use serde::Serialize;
+
+/// Figures of one module.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct Figures {
+    /// `moments`, `probe` or `ladder`.
+    pub(crate) recipe: &'static str,
+    /// Training windows.
+    pub(crate) samples: usize,
+    /// Test origins.
+    pub(crate) origins: usize,
+    /// Mean absolute scaled error of the median over all origins and steps, by exit.
+    pub(crate) mase: Vec<f64>,
+    /// Weighted quantile loss, mean over the quantiles, by exit.
+    pub(crate) wql: Vec<f64>,
+    /// Share of the actual values between the outermost quantiles, by exit.
+    pub(crate) coverage: Vec<f64>,
+    /// The share that those quantiles promise.
+    pub(crate) nominal: f64,
+    /// What early exits do, where they were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) early: Option<Early>,
+}
+
+/// Quantiles of `row` at every exit in the data's units, exit after exit, step after step.
+fn quantiles(bench: &Bench<'_>, decider: &mut Decider, served: &Served<'_>, row: usize) -> Vec<Vec<f64>> {
+    let (mean, unit) = bench.features.scales[row];
+    let exits = bench.features.row(row).chunks_exact(bench.features.width).enumerate();
+    exits
+        .map(|(k, z)| {
+            decider.exit(served, k, z);
+            decider.outputs().iter().map(|&q| mean + unit * f64::from(q)).collect()
+        })
+        .collect()
+}
+
+/// Makes and judges one module.
+pub(crate) fn run(bench: &Bench<'_>, recipe: Recipe) -> Result<Figures, String> {
+    let (shape, set, exits) = (bench.shape(recipe), bench.set, bench.features.exits);
+    let Head::Forecast { quantiles: levels, .. } = shape.head else { return Err("it is no forecast".into()) };
+    let Some(future) = &set.future else { return Err("the data file has no `future`".into()) };
+    let forecast = bench.manifest.forecast.as_ref().ok_or("the manifest has no [forecast]")?;
+    if future.horizon != forecast.horizon {
+        return Err(format!("`forecast.horizon` is {}, the data holds {}", forecast.horizon, future.horizon));
+    }
+    let season = forecast.season.unwrap_or(1);
+    let params = bench.fit(recipe, &set.train, bench.manifest.training.seed)?;
+    let offset = vec![0.0; shape.offset_len()];
+    let served = Served { params: &params, offset: &offset, alarms: &[] };
+    let mut decider = Decider::new(shape);
+    let rows: Vec<Vec<Vec<f64>>> =
+        set.test.iter().map(|&row| quantiles(bench, &mut decider, &served, row)).collect();
+    let actual: Vec<f64> =
+        set.test.iter().flat_map(|&row| bench.actual(row)).map(|&value| f64::from(value)).collect();
+    let (count, middle) = (levels.len(), levels.median());
+    let level: Vec<f64> = levels.levels().collect();
+    let scaled = |medians: &[f64], actual: &[f64]| {
+        mase(medians, actual, &future.history, season).ok_or("the history repeats itself, or is too short")
+    };
+    let (mut errors, mut losses, mut coverage) = (Vec::new(), Vec::new(), Vec::new());
+    for k in 0..exits {
+        let all: Vec<f64> = rows.iter().flat_map(|row| &row[k]).copied().collect();
+        let medians: Vec<f64> = all.chunks_exact(count).map(|step| step[middle]).collect();
+        errors.push(scaled(&medians, &actual)?);
+        let loss = weighted_quantile_loss(&all, &level, &actual);
+        losses.push(loss.ok_or("all values to forecast are 0")?.1);
+        let inside = all.chunks_exact(count).zip(&actual).filter(|(q, y)| q[0] <= **y && **y <= q[count - 1]);
+        coverage.push(inside.count() as f64 / actual.len().max(1) as f64);
+    }
+    let mut figures = Figures {
+        recipe: recipe.name(),
+        samples: set.train.len(),
+        origins: set.test.len(),
+        mase: errors,
+        wql: losses,
+        coverage,
+        nominal: level[count - 1] - level[0],
+        early: None,
+    };
+    if bench.early {
+        let (first, second) = bench.halves();
+        let (mut early, leaving) = bench.leave(recipe, &served, &first, second)?;
+        let paths: Vec<Vec<Vec<f64>>> =
+            leaving.rows.iter().map(|&row| quantiles(bench, &mut decider, &served, row)).collect();
+        let truth: Vec<f64> =
+            leaving.rows.iter().flat_map(|&row| bench.actual(row)).map(|&value| f64::from(value)).collect();
+        let of = |exit: &dyn Fn(usize) -> usize| {
+            let medians: Vec<f64> = paths
+                .iter()
+                .enumerate()
+                .flat_map(|(i, row)| row[exit(i)].chunks_exact(count).map(|step| step[middle]))
+                .collect();
+            scaled(&medians, &truth)
+        };
+        early.figure = of(&|i| leaving.exits[i])?;
+        early.figure_last = of(&|_| exits - 1)?;
+        figures.early = Some(early);
+    }
+    Ok(figures)
+}

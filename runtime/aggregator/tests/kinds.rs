@@ -1,8 +1,10 @@
 //! Sums of every kind: taken for their own task, refused for another, and cut into versions.
+// Helpers outside of test functions are tests all the same.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 
-use common::*;
+use common::{ACCEPTED, DIGITS, Entry, Gateway, open, refused, send, settings, task};
 use loadonce_delta::{Codec, encode_sums};
 use loadonce_module::{Statistic, Sums};
 use loadonce_wire::{ContributionKind, Reason};

@@ -198,10 +198,12 @@ fn is_chinese(c: char) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     /// Ids 0 to 3 are the specials, then the words in order.
-    fn tokenizer(words: &[&str]) -> Tokenizer {
+    fn file(words: &[&str]) -> Vec<u8> {
         let specials = ["[UNK]", "[CLS]", "[SEP]", "[MASK]"];
         let vocab: serde_json::Map<_, _> = specials
             .iter()
@@ -230,7 +232,11 @@ mod tests {
             "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
                 "max_input_chars_per_word": 10, "vocab": vocab}
         });
-        Tokenizer::read(&serde_json::to_vec(&file).unwrap()).unwrap()
+        serde_json::to_vec(&file).unwrap()
+    }
+
+    fn tokenizer(words: &[&str]) -> Tokenizer {
+        Tokenizer::read(&file(words)).unwrap()
     }
 
     fn ids(tokenizer: &Tokenizer, text: &str) -> Vec<i64> {
@@ -265,6 +271,33 @@ mod tests {
         for (text, says) in [("{", "EOF"), (r#"{"model":{"type":"BPE"}}"#, "BPE")] {
             let error = Tokenizer::read(text.as_bytes()).unwrap_err();
             assert!(error.contains(says), "{error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_framed_and_bounded(text in "\\PC{0,60}|.{0,60}", most in 0usize..9) {
+            let t = tokenizer(&["a", "##a", "b", "é", "字"]);
+            if let Some(Tokens { ids, .. }) = t.encode(&text, most) {
+                prop_assert!(ids.len() <= most && ids[0] == 1 && ids[ids.len() - 1] == 2);
+            }
+        }
+
+        #[test]
+        fn a_damaged_tokenizer_is_refused_or_works(
+            damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..5),
+            keep in any::<prop::sample::Index>(),
+        ) {
+            let mut bytes = file(&["a", "##a", "b"]);
+            for (at, byte) in damage {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            for bytes in [&bytes[..], &bytes[..keep.index(bytes.len())]] {
+                if let Ok(t) = Tokenizer::read(bytes) {
+                    t.encode("aa b! [MASK] 字", 9);
+                }
+            }
         }
     }
 }

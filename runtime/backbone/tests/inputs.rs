@@ -168,6 +168,19 @@ fn a_declaration_the_bundle_does_not_offer_is_refused() {
 }
 
 #[test]
+fn a_time_is_kept_where_it_is_a_number() {
+    let time = |json: &str| {
+        let payload = format!(r#"{{"time":{json},"channels":[[1,2]]}}"#);
+        prepare(&InputSpec::window(1), payload.as_bytes()).unwrap().time()
+    };
+    assert_eq!(time("1767225600.5"), Some(1_767_225_600.5));
+    assert_eq!((time("0"), time("-3600")), (Some(0.0), Some(-3600.0)));
+    for other in ["null", "true", "\"2026-01-01T00:00:00Z\"", "[1,[2],{}]", "{\"s\":{\"t\":1}}"] {
+        assert_eq!(time(other), None, "{other}");
+    }
+}
+
+#[test]
 fn other_formats_of_pictures_are_named() {
     for (payload, says) in [
         (&b"GIF89a......"[..], "a GIF"),

@@ -4,7 +4,8 @@ use crate::config::Config;
 use crate::figures::Counters;
 use crate::outgoing::{Outgoing, Side};
 use crate::recent::{EarlyLabels, RecentQueue};
-use crate::samples::{Record, SamplesError};
+use crate::record::{Given, Record};
+use crate::samples::SamplesError;
 use crate::sending::Sending;
 use crate::task::{Task, TaskError};
 use crate::training::Job;
@@ -97,8 +98,8 @@ pub struct Agent {
 pub(crate) enum Unwritten {
     /// A new sample.
     Sample(String, Record),
-    /// A label of a stored sample: task, sample id, class.
-    Label(String, String, u16),
+    /// A label of a stored sample: task, sample id, label.
+    Label(String, String, Given),
 }
 
 impl Agent {
@@ -279,7 +280,7 @@ impl Agent {
             Err(error) => {
                 let code = match error {
                     TaskError::WrongBackbone { .. } => "wrong_backbone",
-                    TaskError::Manifest(_) | TaskError::Input(_) | TaskError::Classes { .. } => {
+                    TaskError::Manifest(_) | TaskError::Input(_) | TaskError::Meaning { .. } => {
                         "bad_manifest"
                     }
                 };
@@ -291,10 +292,10 @@ impl Agent {
         if fresh {
             if let Some(known) = self.meta(&format!("manifest/{name}"))?
                 && let Ok(known) = serde_json::from_slice::<TaskManifest>(&known)
-                && !task.extends(&known.classes)
+                && !task.extends(&known)
             {
                 self.counters.refuse("bad_manifest");
-                let error = TaskError::Classes { known: known.classes.join(", ") };
+                let error = TaskError::Meaning { kind: known.kind, known: known.classes.join(", ") };
                 tracing::error!(task = name, %error, "the new manifest is refused; the old one goes on");
                 return Ok(());
             }

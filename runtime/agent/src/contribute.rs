@@ -7,7 +7,7 @@ use crate::task::Census;
 use crate::training::{Job, StepJob, gather, usable};
 use crate::uplink::sign;
 use loadonce_delta as delta;
-use loadonce_module::{Sums, Trained};
+use loadonce_module::{Head, Sums, Trained};
 use loadonce_store::{Draft, Kind, Outbox, OutboxError, Place};
 use loadonce_trust::{Identity, decode_hex, hash};
 use loadonce_wire::frame::{FLAG_MANIFEST, HEADER};
@@ -28,7 +28,7 @@ impl Agent {
             if !usable(task, &record) {
                 return;
             }
-            let label = record.label(task.shape.outputs);
+            let label = record.label(&task.shape);
             census.samples += 1;
             census.labels += u64::from(label.is_some());
             census.heldout += u64::from(label.is_some() && record.heldout);
@@ -59,7 +59,7 @@ impl Agent {
         }
         let (shape, tag) = (task.shape, task.shape_tag);
         let mut features = vec![0; shape.exits * shape.features];
-        let mut sums = match Sums::zero(shape.exits, shape.features, shape.outputs) {
+        let mut sums = match Sums::for_shape(&shape) {
             Ok(sums) => sums,
             Err(error) => {
                 tracing::error!(task = name, %error, "no sums for this shape");
@@ -68,7 +68,7 @@ impl Agent {
         };
         let (mut marks, mut added, mut failed) = (Vec::new(), 0u32, None);
         samples::visit(&self.database.begin_read()?, name, |number, record| {
-            let (label, summed) = (record.label(shape.outputs), record.summed(tag));
+            let (label, summed) = (record.label(&shape), record.summed(tag));
             if record.heldout || label == summed || !usable(task, &record) {
                 return;
             }
@@ -76,8 +76,15 @@ impl Agent {
                 *to = from;
             }
             // A relabelled sample takes its old self out and puts its new one in.
-            let out = summed.map_or(Ok(()), |class| sums.add(&features, class, -1));
-            let back = label.map_or(Ok(()), |class| sums.add(&features, class, 1));
+            let mut put = |label: Option<u16>, sign| match (label, shape.head) {
+                (None, _) => Ok(()),
+                (Some(label), Head::Forecast { .. }) => {
+                    let values: Vec<i16> = record.values(label).collect();
+                    sums.add_values(&features, &values, sign)
+                }
+                (Some(class), Head::Classify | Head::Anomaly) => sums.add(&features, class, sign),
+            };
+            let (out, back) = (put(summed, -1), put(label, 1));
             added += u32::from(summed.is_none());
             failed = failed.take().or(out.err()).or(back.err());
             marks.push((number, label));
@@ -155,6 +162,10 @@ impl Agent {
             return Ok(false);
         }
         let material = gather(&self.database, task)?;
+        if !task.trainable(&material.train) {
+            task.last_step_base = active.version;
+            return Ok(false);
+        }
         match StepJob::new(task, &active, material) {
             Ok(job) => self.job = Some(Job::Step(Box::new(job))),
             Err(error) => {

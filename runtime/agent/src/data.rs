@@ -3,56 +3,20 @@
 use crate::agent::{Agent, AgentError, Unwritten};
 use crate::outgoing::{Outgoing, Side};
 use crate::recent::Recent;
-use crate::samples::{self, Record};
-use crate::serving::answer;
+use crate::record::{Given, Record};
+use crate::refusal::Refusal;
+use crate::samples::{self, Labelled};
+use crate::serving::{answer, prediction};
 use crate::spool::{Fate, Item};
-use loadonce_backbone::{EngineError, InputError, Prepared};
-use loadonce_control::{Label, LabelMessage, Prediction, Problem};
-use loadonce_module::{Kept, quantize_all};
+use crate::task::Task;
+use loadonce_backbone::{EngineError, Prepared};
+use loadonce_control::{LabelMessage, Prediction, Problem};
+use loadonce_module::quantize_all;
 use loadonce_wire::{Topic, limits::MAX_SAMPLE};
 use std::time::Instant;
-use thiserror::Error;
 
 /// Changes waiting for one durable write; beyond this they are written at once.
 const MAX_UNWRITTEN: usize = 256;
-
-/// Why a sample or a label was refused.
-#[derive(Debug, Error)]
-pub(crate) enum Refusal {
-    #[error("task `{0}` is not served here; publish its manifest through the aggregator, or check the topic")]
-    UnknownTask(String),
-    #[error(
-        "a sample of {0} bytes exceeds the limit of {MAX_SAMPLE} bytes; send a smaller picture or a shorter window"
-    )]
-    TooLarge(usize),
-    #[error(transparent)]
-    Input(#[from] InputError),
-    #[error("the backbone could not process the sample: {0}")]
-    Engine(#[from] EngineError),
-    #[error("the backbone's features of this sample are not finite; the sample is not usable")]
-    NotFinite,
-    #[error("not a label: send the class name, a JSON string, or {{\"label\":\"…\"}}")]
-    BadLabel,
-    #[error("`{0}` is no class of this task; its classes are {1}")]
-    UnknownClass(String, String),
-    #[error("the state folder cannot be written, so the label is not kept: {0}")]
-    StateUnwritable(String),
-}
-
-impl Refusal {
-    fn code(&self) -> &'static str {
-        match self {
-            Self::UnknownTask(_) => "unknown_task",
-            Self::TooLarge(_) => "too_large",
-            Self::Input(error) => error.code(),
-            Self::Engine(_) => "engine",
-            Self::NotFinite => "not_finite",
-            Self::BadLabel => "bad_label",
-            Self::UnknownClass(..) => "unknown_class",
-            Self::StateUnwritable(_) => "state_unwritable",
-        }
-    }
-}
 
 impl Agent {
     /// A message of the data plane. `received` is when it came off the connection.
@@ -66,7 +30,9 @@ impl Agent {
     ) -> Result<(), AgentError> {
         let site = self.config.site.clone();
         match Topic::parse(&site, topic) {
-            Some(Topic::In { task, sample, .. }) => out.push(self.sample(task, sample, payload, received)),
+            Some(Topic::In { task, sample, .. }) => {
+                out.push(self.sample(task, sample, payload, received, now_ms))
+            }
             Some(Topic::Label { task, sample, .. }) => {
                 if let Err(refusal) = self.label(task, sample, payload, now_ms) {
                     out.push(self.refused(task, sample, &refusal));
@@ -95,8 +61,15 @@ impl Agent {
     }
 
     /// A sample: the answer or the refusal, ready to publish.
-    pub fn sample(&mut self, task: &str, id: &str, payload: &[u8], received: Instant) -> Outgoing {
-        match self.answer_to(task, id, payload, received) {
+    pub fn sample(
+        &mut self,
+        task: &str,
+        id: &str,
+        payload: &[u8],
+        received: Instant,
+        now_ms: u64,
+    ) -> Outgoing {
+        match self.answer_to(task, id, payload, received, now_ms) {
             Ok(answer) => answer,
             Err(refusal) => self.refused(task, id, &refusal),
         }
@@ -108,8 +81,9 @@ impl Agent {
         id: &str,
         payload: &[u8],
         received: Instant,
+        now_ms: u64,
     ) -> Result<Outgoing, Refusal> {
-        let mut prediction = self.predict(task, id, payload)?;
+        let mut prediction = self.predict(task, id, payload, now_ms)?;
         prediction.latency_ms = received.elapsed().as_secs_f64() * 1e3;
         let histogram =
             if self.job.is_some() { &mut self.counters.training } else { &mut self.counters.idle };
@@ -135,66 +109,86 @@ impl Agent {
         self.reply(task, id, &Problem { error: refusal.code().to_owned(), message: refusal.to_string() })
     }
 
-    fn predict(&mut self, name: &str, id: &str, payload: &[u8]) -> Result<Prediction, Refusal> {
+    fn predict(&mut self, name: &str, id: &str, payload: &[u8], now_ms: u64) -> Result<Prediction, Refusal> {
         if payload.len() > MAX_SAMPLE {
             return Err(Refusal::TooLarge(payload.len()));
         }
         let task = self.tasks.get_mut(name).ok_or_else(|| Refusal::UnknownTask(name.to_owned()))?;
-        let prepared = task.input.prepare(payload)?;
-        self.counters.treat(prepared.treatment());
+        let sample = task.reader.read(&task.manifest, payload)?;
+        self.counters.treat(sample.prepared.treatment());
         let mut features = Vec::with_capacity(task.shape.exits * task.shape.features);
-        let mut pass = self.backbone.begin(&prepared);
-        let active = task.active.as_ref();
-        let (found, exit) = answer(&task.shape, task.per_channel, active, &mut pass, &mut features)?;
+        let mut pass = self.backbone.begin(&sample.prepared);
+        let (per_channel, active) = (task.per_channel, task.active.as_ref());
+        let (found, exit) =
+            answer(&task.shape, per_channel, active, &mut pass, &sample.extras, &mut features)?;
         if features.iter().any(|f| !f.is_finite()) {
             return Err(Refusal::NotFinite);
         }
         task.exits[exit - 1] += 1;
-        let prediction = Prediction {
-            label: found.map(|answer| task.manifest.classes[answer.class].clone()),
-            confidence: found.map(|answer| answer.confidence),
-            exit,
-            latency_ms: 0.0,
-            version: task.version(),
-            personal: active.is_some_and(|active| active.kept != Kept::Shared),
-            ..Prediction::default()
-        };
+        let time = sample.place.as_ref().map(|place| place.time);
+        let prediction = prediction(task, found.as_ref(), exit, sample.scale, time);
         if self.degraded.is_some() {
             return Ok(prediction);
         }
-        let prepared = (exit < task.shape.exits).then_some(prepared);
+        if task.census.samples < task.learns() {
+            // It will count as normal: a label like any other.
+            task.labelled(now_ms);
+        }
+        let labels = match (sample.place, &mut task.courses) {
+            (Some(place), Some(courses)) => courses.window(id, place, task.reader.target(&sample.prepared)),
+            _ => Vec::new(),
+        };
+        let prepared = (exit < task.shape.exits).then_some(sample.prepared);
         self.recent.push(Recent {
             task: name.to_owned(),
             id: id.to_owned(),
             label: None,
             features,
+            extras: sample.extras,
+            scale: sample.scale,
             prepared,
         });
+        for (id, values) in labels {
+            self.give(name, &id, Given::Values(values), now_ms);
+        }
         Ok(prediction)
     }
 
     /// A label of an earlier sample.
     pub(crate) fn label(&mut self, name: &str, id: &str, payload: &[u8], now_ms: u64) -> Result<(), Refusal> {
-        let Some(Label::Name(label)) = LabelMessage::parse(payload) else { return Err(Refusal::BadLabel) };
+        let label = LabelMessage::parse(payload).ok_or(Refusal::BadLabel)?;
         let task = self.tasks.get_mut(name).ok_or_else(|| Refusal::UnknownTask(name.to_owned()))?;
-        let class = task.class(&label);
-        let class = class.ok_or_else(|| Refusal::UnknownClass(label, task.manifest.classes.join(", ")))?;
+        let given = task.given(label)?;
         if let Some(why) = &self.degraded {
             return Err(Refusal::StateUnwritable(why.clone()));
         }
-        task.labelled(now_ms);
-        if self.recent.label(name, id, class) {
-            return Ok(());
+        if let Some(courses) = &mut task.courses {
+            courses.forget(id);
+        }
+        self.give(name, id, given, now_ms);
+        Ok(())
+    }
+
+    /// Puts a label to its sample, wherever that is.
+    fn give(&mut self, name: &str, id: &str, given: Given, now_ms: u64) {
+        if let Some(task) = self.tasks.get_mut(name) {
+            task.labelled(now_ms);
+        }
+        if self.recent.label(name, id, &given) {
+            return;
         }
         let waiting = self.unwritten.iter_mut().rev().find_map(|change| match change {
             Unwritten::Sample(task, record) if task == name && record.id == id => Some(record),
             _ => None,
         });
         match waiting {
-            Some(record) => record.label = Some(class),
-            None => self.unwritten.push(Unwritten::Label(name.to_owned(), id.to_owned(), class)),
+            Some(record) => {
+                if !record.give(&given) {
+                    self.counters.refuse("label_refused");
+                }
+            }
+            None => self.unwritten.push(Unwritten::Label(name.to_owned(), id.to_owned(), given)),
         }
-        Ok(())
     }
 
     /// Gives the oldest waiting sample its missing exits and makes it ready to be written.
@@ -203,7 +197,7 @@ impl Agent {
         let Some(task) = self.tasks.get(&recent.task) else { return Ok(()) };
         let features = match &recent.prepared {
             None => Ok(recent.features),
-            Some(prepared) => all_exits(self, task.per_channel, prepared),
+            Some(prepared) => all_exits(self, task.per_channel, prepared, &recent.extras),
         };
         let mut quantized = vec![0; task.shape.exits * task.shape.features];
         let sound = features.ok().filter(|f| f.len() == quantized.len());
@@ -212,14 +206,20 @@ impl Agent {
             tracing::warn!(task = %recent.task, sample = %recent.id, "the deeper features of this sample cannot be computed; it is not learned from");
             return Ok(());
         }
-        let record = Record {
+        let mut record = Record {
             heldout: self.heldout(task, &recent.id),
             features_of: task.features_of,
-            label: recent.label.or_else(|| self.early.take(&recent.task, &recent.id)),
+            label: None,
             marks: Vec::new(),
             features: quantized,
+            scale: recent.scale,
+            values: Vec::new(),
             id: recent.id,
         };
+        let given = recent.label.or_else(|| self.early.take(&recent.task, &record.id));
+        if given.is_some_and(|given| !record.give(&given)) {
+            self.counters.refuse("label_refused");
+        }
         self.unwritten.push(Unwritten::Sample(recent.task, record));
         self.write_if_many()
     }
@@ -245,19 +245,25 @@ impl Agent {
         for change in &self.unwritten {
             known.push(match change {
                 Unwritten::Sample(task, record) => {
-                    dropped += samples::put(&tx, task, record, bound)?;
-                    true
+                    let learn = self.tasks.get(task).map_or(0, Task::learns);
+                    dropped += samples::put(&tx, task, record, bound, learn)?;
+                    Labelled::Kept
                 }
-                Unwritten::Label(task, id, class) => samples::label(&tx, task, id, *class)?,
+                Unwritten::Label(task, id, given) => samples::label(&tx, task, id, given)?,
             });
         }
         tx.commit()?;
         for (change, known) in self.unwritten.drain(..).zip(known) {
             let (name, id, labelled) = match &change {
                 Unwritten::Sample(task, record) => (task, &record.id, record.label.is_some()),
-                Unwritten::Label(task, id, class) if !known => {
+                Unwritten::Label(task, id, given) if known == Labelled::Unknown => {
                     tracing::info!(task = %task, sample = %id, "a label whose sample this gateway does not know; kept for a while");
-                    self.early.push(task.clone(), id.clone(), *class);
+                    self.early.push(task.clone(), id.clone(), given.clone());
+                    continue;
+                }
+                Unwritten::Label(task, id, _) if known == Labelled::Refused => {
+                    self.counters.refuse("label_refused");
+                    tracing::warn!(task = %task, sample = %id, "this sample cannot take another label");
                     continue;
                 }
                 Unwritten::Label(task, id, _) => (task, id, true),
@@ -275,11 +281,17 @@ impl Agent {
     }
 }
 
-fn all_exits(agent: &Agent, per_channel: usize, prepared: &Prepared) -> Result<Vec<f32>, EngineError> {
+fn all_exits(
+    agent: &Agent,
+    per_channel: usize,
+    prepared: &Prepared,
+    extras: &[f32],
+) -> Result<Vec<f32>, EngineError> {
     let (mut all, mut z) = (Vec::new(), Vec::new());
     let mut pass = agent.backbone.begin(prepared);
     while pass.next_exit(per_channel, &mut z)? {
         all.extend_from_slice(&z);
+        all.extend_from_slice(extras);
     }
     Ok(all)
 }
@@ -307,7 +319,7 @@ impl Agent {
             return Ok(Fate::Taken);
         }
         let received = Instant::now();
-        Ok(match self.answer_to(&item.task, &item.id, payload, received) {
+        Ok(match self.answer_to(&item.task, &item.id, payload, received, now_ms) {
             Ok(answer) => {
                 out.push(answer);
                 Fate::Taken

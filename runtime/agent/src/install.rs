@@ -1,11 +1,12 @@
 //! New versions: fetch, verify, derive the personal module, commit the slot.
 
 use crate::agent::{Agent, AgentError};
+use crate::derive::PersonalJob;
 use crate::outgoing::{Outgoing, Side};
 use crate::serving::Active;
 use crate::task::{Fetch, Task};
-use crate::training::{Candidate, Job, PersonalJob, gather};
-use loadonce_module::{Dtype, Kept, ModuleFile, NEVER, Role};
+use crate::training::{Candidate, Job, gather};
+use loadonce_module::{Alarm, Choice, Dtype, Kept, ModuleFile, NEVER, Role};
 use loadonce_trust::{encode_hex, hash};
 use loadonce_wire::block::MAX_BLOCK_REQUEST;
 use loadonce_wire::chunks::Reassembly;
@@ -16,9 +17,11 @@ use serde::{Deserialize, Serialize};
 
 const SHARED: &str = "shared.safetensors";
 const PERSONAL: &str = "personal.safetensors";
+/// The lineage's first version, where the task chooses between it and a trained one.
+const CLOSED: &str = "closed.safetensors";
 const SLOT: &str = "slot.json";
 
-/// `slot.json`: what belongs to the two module files beside it.
+/// `slot.json`: what belongs to the module files beside it.
 #[derive(Debug, Serialize, Deserialize)]
 struct SlotInfo {
     version: u64,
@@ -26,6 +29,14 @@ struct SlotInfo {
     thresholds: Vec<f32>,
     labels: usize,
     kept: Kept,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    choice: Option<Choice>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    alarms: Vec<Alarm>,
+    #[serde(default)]
+    recall: (u32, u32),
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reject: Option<f32>,
 }
 
 impl Agent {
@@ -49,16 +60,25 @@ impl Agent {
             (Ok(info), Ok(shared), Ok(personal)) => {
                 let mut thresholds = info.thresholds;
                 thresholds.resize(task.shape.exits - 1, NEVER);
-                task.active = Some(Active {
+                let mut active = Active {
                     version: info.version,
                     hash: hash(file(SHARED)),
                     shared: shared.params,
                     personal: personal.params,
                     offset: personal.offset,
                     thresholds,
+                    alarms: Vec::new(),
+                    alarm_thresholds: Vec::new(),
+                    recall: info.recall,
+                    reject: info.reject,
                     kept: info.kept,
+                    choice: info.choice,
                     labels: info.labels,
-                });
+                };
+                if info.alarms.len() == task.shape.exits {
+                    active.set_alarms(info.alarms);
+                }
+                task.active = Some(active);
             }
             (info, shared, personal) => {
                 self.counters.refuse("wrong_module");
@@ -242,8 +262,11 @@ impl Agent {
                 return Ok(false);
             }
         };
+        let closed = self.closed_form(name, version);
+        let Some(task) = self.tasks.get(name) else { return Ok(false) };
         let material = gather(&self.database, task)?;
-        match PersonalJob::new(task, Candidate { blob, version, hash, shared }, material, labels) {
+        let candidate = Candidate { blob, version, hash, shared, closed };
+        match PersonalJob::new(task, candidate, material, labels) {
             Ok(job) => {
                 self.job = Some(Job::Personal(Box::new(job)));
                 Ok(true)
@@ -255,6 +278,21 @@ impl Agent {
                 Ok(false)
             }
         }
+    }
+
+    /// The lineage's first version, if a later one is to be held against it and the slot has it.
+    fn closed_form(&mut self, name: &str, version: u64) -> Option<(Vec<u8>, Vec<f32>)> {
+        let task = self.tasks.get_mut(name)?;
+        if version <= 1 || !task.chooses() {
+            return None;
+        }
+        let mut slot = task.slots.as_mut()?.load().ok()??;
+        let task = self.tasks.get(name)?;
+        [CLOSED, SHARED].into_iter().find_map(|file| {
+            let blob = slot.files.remove(file)?;
+            let module = self.decode(task, &blob, Role::Shared).ok()?;
+            (module.version == 1).then_some((blob, module.params))
+        })
     }
 
     /// A version that cannot be installed is not asked for again: the same bytes would come. The next pointer
@@ -285,11 +323,16 @@ impl Agent {
             thresholds: active.thresholds.clone(),
             labels: active.labels,
             kept: active.kept,
+            choice: active.choice,
+            alarms: active.alarms.clone(),
+            recall: active.recall,
+            reject: active.reject,
         };
         let written = personal.encode(Dtype::F32).map_err(|e| e.to_string()).and_then(|personal| {
             let info = serde_json::to_vec_pretty(&info).map_err(|e| e.to_string())?;
-            let files: [(&str, &[u8]); 3] =
-                [(SHARED, &job.candidate.blob), (PERSONAL, &personal), (SLOT, &info)];
+            let mut files: Vec<(&str, &[u8])> =
+                vec![(SHARED, &job.candidate.blob), (PERSONAL, &personal), (SLOT, &info)];
+            files.extend(job.candidate.closed.iter().map(|(blob, _)| (CLOSED, blob.as_slice())));
             tracing::info!(
                 target: "boundary", process = "agent", boundary = "slot.committing",
                 task = %job.task, version = active.version

@@ -1,11 +1,14 @@
 //! The agent's figures as JSON: on the report topic and in `figures.json`.
 
 use crate::agent::Agent;
+use crate::course::Courses;
 use crate::figures::Latency;
 use crate::outgoing::{Outgoing, Side};
 use crate::training::Job;
 use loadonce_backbone::process_resident_bytes;
+use loadonce_control::TaskKind;
 use loadonce_link::LinkStats;
+use loadonce_module::{Alarm, Choice};
 use loadonce_store::write_atomic;
 use loadonce_trust::encode_hex;
 use loadonce_wire::Topic;
@@ -63,8 +66,19 @@ struct TaskReport {
     unsummed: u64,
     sums_sent: u64,
     steps_sent: u64,
+    kind: TaskKind,
     personal: Option<loadonce_module::Kept>,
+    /// Closed form or trained, and on what evidence.
+    choice: Option<Choice>,
     thresholds: Vec<f32>,
+    /// Of every exit of an anomaly task, once there are enough normal samples.
+    alarms: Vec<Alarm>,
+    /// Held-out labelled anomalies, and those of them that raise an alarm.
+    recall: (u32, u32),
+    /// Confidence below which the answer is "unknown"; 2 while nothing is proven.
+    reject: Option<f32>,
+    /// Forecasts that wait for their values.
+    waiting: usize,
     predictions: u64,
     exits: Vec<u64>,
     training: &'static str,
@@ -123,6 +137,10 @@ impl Agent {
             }
         }
         *self.counters.refusals.entry("samples_unlearned").or_default() = self.recent.dropped;
+        let given_up = self.tasks.values().filter_map(|task| task.courses.as_ref()).map(|c| c.dropped).sum();
+        if given_up > 0 {
+            self.counters.refusals.insert("forecasts_unlabelled", given_up);
+        }
         let outbox = self.outbox.counters(&self.database).unwrap_or_default();
         let task_reports = self.tasks.iter().map(|(name, task)| {
             let training = match &self.job {
@@ -141,7 +159,13 @@ impl Agent {
                 unsummed: task.census.unsummed,
                 sums_sent: task.sums_sent,
                 steps_sent: task.steps_sent,
+                kind: task.manifest.kind,
                 personal: active.map(|active| active.kept),
+                choice: active.and_then(|active| active.choice),
+                alarms: active.map(|active| active.alarms.clone()).unwrap_or_default(),
+                recall: active.map(|active| active.recall).unwrap_or_default(),
+                reject: active.and_then(|active| active.reject),
+                waiting: task.courses.as_ref().map_or(0, Courses::len),
                 thresholds: active.map(|active| active.thresholds.clone()).unwrap_or_default(),
                 predictions: task.exits.iter().sum(),
                 exits: task.exits.clone(),

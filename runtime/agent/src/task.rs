@@ -1,11 +1,13 @@
 //! One task: its manifest, its pointer, its slot.
 
-use crate::input::describe;
-use crate::samples::Tag;
+use crate::course::Courses;
+use crate::input::Reader;
+use crate::record::{Given, Tag};
+use crate::refusal::Refusal;
 use crate::serving::Active;
-use loadonce_backbone::{Bundle, InputError, Preparer};
-use loadonce_control::{ManifestError, Pointer, Stable, TaskKind, TaskManifest, Wants};
-use loadonce_module::{Dataset, Shape, label_counts, log_prior};
+use loadonce_backbone::{Bundle, InputError};
+use loadonce_control::{ForecastSpec, Label, ManifestError, Pointer, Stable, TaskKind, TaskManifest, Wants};
+use loadonce_module::{ANOMALOUS, Choose, Dataset, Head, NORMAL, Recipe, Shape, label_counts, log_prior};
 use loadonce_store::Slots;
 use loadonce_trust::{decode_hex, encode_hex, hash};
 use loadonce_wire::chunks::Reassembly;
@@ -67,8 +69,10 @@ pub(crate) struct Task {
     pub features_of: Tag,
     /// Directions taken from each channel.
     pub per_channel: usize,
-    /// How samples are prepared.
-    pub input: Preparer,
+    /// How samples are read.
+    pub reader: Reader,
+    /// Windows that wait for their values; where samples label each other.
+    pub courses: Option<Courses>,
     /// What the aggregator last announced.
     pub pointer: Option<Pointer>,
     /// What is served.
@@ -122,9 +126,11 @@ pub(crate) enum TaskError {
     Input(#[from] InputError),
     /// Stored labels would get another meaning.
     #[error(
-        "its classes are no longer {known}, with or without more behind them; classes may only be appended, so give the changed task a new name"
+        "its kind is no longer {kind:?}, or its classes are no longer {known}, with or without more behind them; classes may only be appended, so give the changed task a new name"
     )]
-    Classes {
+    Meaning {
+        /// The kind known so far.
+        kind: TaskKind,
         /// The classes known so far.
         known: String,
     },
@@ -143,11 +149,9 @@ impl Task {
             return Err(TaskError::WrongBackbone { wanted, loaded });
         }
         let shape = manifest.shape(bundle.exits(), bundle.directions())?;
-        if manifest.kind != TaskKind::Classify || manifest.extras() > 0 {
-            let problem = "forecast, anomaly and levels are not served yet";
-            return Err(ManifestError::Kind { key: "kind", problem }.into());
-        }
-        let input = Preparer::new(bundle, &describe(&manifest.input)?)?;
+        let reader = Reader::new(bundle, &manifest)?;
+        let courses = |forecast: &ForecastSpec| Some(Courses::new(forecast.step_s?, forecast.horizon));
+        let courses = manifest.forecast.as_ref().and_then(courses);
         let features_of = manifest.features_of(bundle.fingerprint(), bundle.directions());
         let shape_hash = shape.fingerprint(&manifest.classes, &features_of);
         Ok(Self {
@@ -158,7 +162,8 @@ impl Task {
             exits: vec![0; shape.exits],
             manifest,
             shape,
-            input,
+            reader,
+            courses,
             pointer: None,
             active: None,
             slots,
@@ -174,14 +179,55 @@ impl Task {
         })
     }
 
-    /// Class index of a class name.
-    pub(crate) fn class(&self, name: &str) -> Option<u16> {
-        self.manifest.classes.iter().position(|class| class == name).map(|i| i as u16)
+    /// What a label says to this task.
+    pub(crate) fn given(&self, label: Label) -> Result<Given, Refusal> {
+        const KINDS: [&str; 2] = ["normal", "anomalous"];
+        let classes: Vec<&str> = match (self.shape.head, &label) {
+            (Head::Forecast { horizon, .. }, Label::Values(values)) => {
+                let (got, want) = (values.len(), usize::from(horizon));
+                return if got == want {
+                    Ok(Given::Values(values.clone()))
+                } else {
+                    Err(Refusal::WrongValues { got, want })
+                };
+            }
+            (Head::Forecast { .. }, Label::Name(_)) => return Err(Refusal::BadLabel),
+            (Head::Classify, _) => self.manifest.classes.iter().map(String::as_str).collect(),
+            (Head::Anomaly, _) => KINDS.to_vec(),
+        };
+        let Label::Name(name) = label else { return Err(Refusal::BadLabel) };
+        match classes.iter().position(|class| *class == name) {
+            Some(class) => Ok(Given::Class(class as u16)),
+            None => Err(Refusal::UnknownClass(name, classes.join(", "))),
+        }
     }
 
-    /// This gateway's log label prior, the offset of prior-free training.
+    /// This gateway's log label prior, the offset of prior-free training; zeros for the kinds without classes.
     pub(crate) fn log_prior(&self, train: &Dataset) -> Vec<f32> {
-        log_prior(&label_counts(train.classes(), self.shape.outputs), self.manifest.personal.smoothing)
+        match self.shape.head {
+            Head::Classify => log_prior(
+                &label_counts(train.classes(), self.shape.outputs),
+                self.manifest.personal.smoothing,
+            ),
+            Head::Forecast { .. } | Head::Anomaly => vec![0.0; self.shape.outputs],
+        }
+    }
+
+    /// Samples that count as normal while nobody labels them.
+    pub(crate) fn learns(&self) -> u64 {
+        if self.shape.head == Head::Anomaly { self.manifest.anomaly.learn } else { 0 }
+    }
+
+    /// Whether the first version, which is the closed form, is kept beside a trained one.
+    pub(crate) fn chooses(&self) -> bool {
+        self.shape.recipe != Recipe::Moments && self.manifest.module.choose == Choose::Auto
+    }
+
+    /// Whether there is anything in `train` that a gradient round could learn.
+    pub(crate) fn trainable(&self, train: &Dataset) -> bool {
+        // Without an anomaly Deep SAD only shrinks the scale of all scores.
+        let both = |classes: &[u16]| classes.contains(&ANOMALOUS) && classes.contains(&NORMAL);
+        self.shape.head != Head::Anomaly || both(train.classes())
     }
 
     /// The announced version and its hash, if this gateway can run it.
@@ -226,8 +272,9 @@ impl Task {
     }
 
     /// Whether labels stored under `known` mean the same under this manifest.
-    pub(crate) fn extends(&self, known: &[String]) -> bool {
-        self.manifest.classes.iter().zip(known).all(|(new, old)| new == old)
+    pub(crate) fn extends(&self, known: &TaskManifest) -> bool {
+        let classes = self.manifest.classes.iter().zip(&known.classes).all(|(new, old)| new == old);
+        self.manifest.kind == known.kind && classes
     }
 }
 

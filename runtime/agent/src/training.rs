@@ -1,21 +1,20 @@
 //! Background learning: one job at a time, one bounded unit of work per call.
 
 use crate::agent::AgentError;
-use crate::samples::{self, RecordRef};
-use crate::serving::{Active, probabilities};
+use crate::derive::PersonalJob;
+use crate::record::RecordRef;
+use crate::samples;
+use crate::serving::Active;
 use crate::task::Task;
-use loadonce_module::{
-    CalibrationConfig, Dataset, NEVER, Personalizer, Progress, Runner, Shape, Target, TrainError, Trainer,
-    argmax, calibrate, dequantize,
-};
+use loadonce_module::{Dataset, Head, Progress, Target, TrainError, Trainer, dequantize};
 use loadonce_store::Database;
 
 /// Most labelled samples a training run takes; the newest win. Bounds its memory.
 const MAX_TRAINING: usize = 8192;
+/// Most held-out samples that decide and calibrate; the newest win.
+const MAX_HELDOUT: usize = 4096;
 /// Most samples that calibrate the exits.
 const MAX_CALIBRATION: usize = 4096;
-/// Samples calibrated per unit of work.
-const CALIBRATION_SLICE: usize = 256;
 
 /// What a task has to learn from.
 pub(crate) struct Material {
@@ -23,7 +22,7 @@ pub(crate) struct Material {
     pub train: Dataset,
     /// Labelled and held out.
     pub heldout: Dataset,
-    /// Features of samples that no training sees: unlabelled or held out.
+    /// Features of samples that no training sees: unlabelled or, but for an anomaly task, held out.
     pub unseen: Vec<f32>,
 }
 
@@ -32,9 +31,9 @@ pub(crate) struct Material {
 pub(crate) fn gather(database: &Database, task: &Task) -> Result<Material, AgentError> {
     let shape = &task.shape;
     let row = shape.exits * shape.features;
-    let (mut train, mut heldout) = (Newest::default(), Newest::default());
+    let (mut train, mut heldout) = (Newest::new(MAX_TRAINING), Newest::new(MAX_HELDOUT));
     let mut unseen = Vec::new();
-    let mut z = vec![0.0; row];
+    let (mut z, mut values) = (vec![0.0; row], Vec::new());
     samples::visit(&database.begin_read()?, &task.manifest.name, |_, record| {
         if !usable(task, &record) {
             return;
@@ -42,13 +41,20 @@ pub(crate) fn gather(database: &Database, task: &Task) -> Result<Material, Agent
         for (out, q) in z.iter_mut().zip(record.features()) {
             *out = dequantize(q);
         }
-        let class = record.label(shape.outputs);
-        match class {
-            Some(class) if record.heldout => heldout.keep(&z, class),
-            Some(class) => train.keep(&z, class),
-            None => {}
+        let label = record.label(shape);
+        if let Some(label) = label {
+            values.clear();
+            values.extend(record.values(label).map(dequantize));
+            let target = match shape.head {
+                Head::Forecast { .. } => Target::Values(&values),
+                Head::Classify | Head::Anomaly => Target::Class(label),
+            };
+            let set = if record.heldout { &mut heldout } else { &mut train };
+            set.keep(&z, target);
         }
-        if (class.is_none() || record.heldout) && unseen.len() < MAX_CALIBRATION * row {
+        // Held-out normal samples set the alarm; what they say about exits would not be news.
+        let free = label.is_none() || (record.heldout && shape.head != Head::Anomaly);
+        if free && unseen.len() < MAX_CALIBRATION * row {
             unseen.extend_from_slice(&z);
         }
     })?;
@@ -61,21 +67,25 @@ pub(crate) fn usable(task: &Task, record: &RecordRef<'_>) -> bool {
         && record.features().len() == task.shape.exits * task.shape.features
 }
 
-/// The newest [`MAX_TRAINING`] samples, in no particular order: training shuffles them.
-#[derive(Default)]
+/// The newest samples up to a bound, in no particular order: training shuffles them.
 struct Newest {
     set: Dataset,
+    most: usize,
     seen: usize,
 }
 
 impl Newest {
-    fn keep(&mut self, z: &[f32], class: u16) {
-        if self.seen < MAX_TRAINING {
-            self.set.push(z, class);
+    fn new(most: usize) -> Self {
+        Self { set: Dataset::default(), most, seen: 0 }
+    }
+
+    fn keep(&mut self, z: &[f32], target: Target<'_>) {
+        if self.seen < self.most {
+            self.set.push_target(z, target);
         } else {
-            let at = self.seen % MAX_TRAINING;
+            let at = self.seen % self.most;
             self.set.z[at * z.len()..(at + 1) * z.len()].copy_from_slice(z);
-            self.set.targets.replace(at, Target::Class(class));
+            self.set.targets.replace(at, target);
         }
         self.seen += 1;
     }
@@ -91,6 +101,9 @@ pub(crate) struct Candidate {
     pub hash: [u8; 32],
     /// Its parameters.
     pub shared: Vec<f32>,
+    /// The lineage's first version, the closed form, where the task chooses between the two and this gateway has it:
+    /// file and parameters.
+    pub closed: Option<(Vec<u8>, Vec<f32>)>,
 }
 
 /// A job under way.
@@ -115,24 +128,6 @@ pub(crate) struct StepJob {
     pub weight: u32,
     /// The training.
     pub trainer: Trainer,
-}
-
-/// Deriving a personal module: fine-tune, then prior, then calibration, in this order.
-pub(crate) struct PersonalJob {
-    /// The task.
-    pub task: String,
-    /// The version it is derived from.
-    pub candidate: Candidate,
-    labels: usize,
-    policy: CalibrationConfig,
-    shape: Shape,
-    stage: Stage,
-    unseen: Vec<f32>,
-}
-
-enum Stage {
-    FineTune(Option<Box<Personalizer>>),
-    Calibrate { active: Active, confidences: Vec<f32>, classes: Vec<u16>, next: usize },
 }
 
 impl Job {
@@ -167,86 +162,5 @@ impl StepJob {
     /// One optimizer step; `true` when training is done.
     pub(crate) fn step(&mut self) -> bool {
         matches!(self.trainer.step(), Progress::Done)
-    }
-}
-
-impl PersonalJob {
-    /// Prepares the derivation of `task`'s personal module from `candidate`, when the store counts `labels`.
-    pub(crate) fn new(
-        task: &Task,
-        candidate: Candidate,
-        material: Material,
-        labels: usize,
-    ) -> Result<Self, TrainError> {
-        let personalizer = Personalizer::new(
-            task.shape,
-            candidate.shared.clone(),
-            material.train,
-            material.heldout,
-            task.manifest.objective(),
-            task.manifest.personal.clone(),
-        )?;
-        Ok(Self {
-            task: task.manifest.name.clone(),
-            candidate,
-            labels,
-            policy: task.manifest.exits,
-            shape: task.shape,
-            stage: Stage::FineTune(Some(Box::new(personalizer))),
-            unseen: material.unseen,
-        })
-    }
-
-    /// One unit of work; the finished module when all is done.
-    pub(crate) fn step(&mut self) -> Option<Active> {
-        match &mut self.stage {
-            Stage::FineTune(personalizer) => {
-                let done = personalizer.as_mut().is_none_or(|p| matches!(p.step(), Progress::Done));
-                if done && let Some(personalizer) = personalizer.take() {
-                    let personal = personalizer.finish();
-                    let active = Active {
-                        version: self.candidate.version,
-                        hash: self.candidate.hash,
-                        shared: std::mem::take(&mut self.candidate.shared),
-                        personal: personal.params,
-                        offset: personal.offset,
-                        thresholds: vec![NEVER; self.shape.exits - 1],
-                        kept: personal.kept,
-                        labels: self.labels,
-                    };
-                    self.stage =
-                        Stage::Calibrate { active, confidences: Vec::new(), classes: Vec::new(), next: 0 };
-                }
-                None
-            }
-            Stage::Calibrate { active, confidences, classes, next } => {
-                let row = self.shape.exits * self.shape.features;
-                let end = (*next + CALIBRATION_SLICE * row).min(self.unseen.len());
-                score(&self.shape, active, &self.unseen[*next..end], confidences, classes);
-                *next = end;
-                if end < self.unseen.len() {
-                    return None;
-                }
-                match calibrate(self.shape.exits, confidences, classes, self.policy) {
-                    Ok(thresholds) => active.thresholds = thresholds,
-                    Err(error) => tracing::warn!(task = %self.task, %error, "early exits stay off"),
-                }
-                Some(active.clone())
-            }
-        }
-    }
-}
-
-/// Top class and its probability at every exit of every row.
-fn score(shape: &Shape, active: &Active, rows: &[f32], confidences: &mut Vec<f32>, classes: &mut Vec<u16>) {
-    let mut runner = Runner::new(*shape);
-    let mut scores = vec![0.0; shape.outputs];
-    for row in rows.chunks_exact(shape.exits * shape.features) {
-        for (k, z) in row.chunks_exact(shape.features).enumerate() {
-            probabilities(&mut runner, active, k, z, &mut scores);
-            let top = argmax(&scores);
-            confidences.push(scores[top]);
-            classes.push(top as u16);
-        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use serde::Deserialize;
 use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use crate::refusal::InputError;
@@ -136,7 +137,7 @@ impl<'de> Visitor<'de> for WindowSeed<'_> {
             let twice = slot.replace(value).is_some();
             if twice { Err(E::custom(format_args!("the key \"{key}\" stands twice"))) } else { Ok(()) }
         }
-        let (mut channels, mut rate, mut units) = (None, None, None);
+        let (mut channels, mut rate, mut units, mut time) = (None, None, None, None);
         while let Some(key) = map.next_key::<String>()? {
             match key.as_str() {
                 "channels" => {
@@ -144,12 +145,64 @@ impl<'de> Visitor<'de> for WindowSeed<'_> {
                 }
                 "rate" => once(&mut rate, &key, map.next_value::<f64>()?)?,
                 "units" => once(&mut units, &key, map.next_value::<String>()?)?,
+                "time" => once(&mut time, &key, map.next_value::<Time>()?.0)?,
                 _ => {
                     map.next_value::<IgnoredAny>()?;
                 }
             }
         }
         let channels = channels.ok_or_else(|| A::Error::custom("the key \"channels\" is missing"))?;
-        Ok(Window { channels, rate, units })
+        Ok(Window { channels, rate, units, time: time.flatten() })
+    }
+}
+
+/// A number, or `None` for anything else, which is passed over without keeping it.
+struct Time(Option<f64>);
+
+impl<'de> Deserialize<'de> for Time {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(TimeVisitor)
+    }
+}
+
+struct TimeVisitor;
+
+impl<'de> Visitor<'de> for TimeVisitor {
+    type Value = Time;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("seconds")
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Time, E> {
+        Ok(Time(Some(value)))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Time, E> {
+        Ok(Time(Some(value as f64)))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Time, E> {
+        Ok(Time(Some(value as f64)))
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Time, E> {
+        Ok(Time(None))
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Time, E> {
+        Ok(Time(None))
+    }
+
+    fn visit_unit<E>(self) -> Result<Time, E> {
+        Ok(Time(None))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, items: A) -> Result<Time, A::Error> {
+        IgnoredAny.visit_seq(items).map(|_| Time(None))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Time, A::Error> {
+        IgnoredAny.visit_map(map).map(|_| Time(None))
     }
 }

@@ -15,6 +15,7 @@ pub struct Prepared {
     pub(crate) channels: Vec<Channel>,
     pub(crate) levels: Vec<f32>,
     pub(crate) treatment: Treatment,
+    pub(crate) time: Option<f64>,
     pub(crate) source: [u8; 32],
 }
 
@@ -60,6 +61,11 @@ impl Prepared {
     /// every exit.
     pub fn levels(&self) -> &[f32] {
         &self.levels
+    }
+
+    /// When a window's last number was taken, in seconds since 1970 (UTC), where its JSON says so under `time`.
+    pub fn time(&self) -> Option<f64> {
+        self.time
     }
 
     /// What was done to the sample beyond the usual.

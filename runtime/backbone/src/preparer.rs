@@ -140,6 +140,7 @@ impl Preparer {
             return Err(InputError::WrongModality { expected: "no window", got: "a window" });
         };
         let repairs = window::treat(spec, ranges, &mut window)?;
+        let time = window.time;
         let mut treatment = Treatment {
             filled: repairs.filled,
             clipped: repairs.clipped,
@@ -161,7 +162,7 @@ impl Preparer {
             .collect();
         let pairs = if spec.levels { ranges.as_slice() } else { &[] };
         let levels = channels.iter().zip(pairs).flat_map(|(channel, &range)| channel.level(range)).collect();
-        Ok(Prepared { modality: Modality::Window, channels, levels, treatment, source: [0; 32] })
+        Ok(Prepared { modality: Modality::Window, channels, levels, treatment, time, source: [0; 32] })
     }
 }
 
@@ -186,7 +187,7 @@ fn picture_sample(
     } else {
         Vec::new()
     };
-    Prepared { modality: Modality::Picture, channels, levels, treatment, source: [0; 32] }
+    Prepared { modality: Modality::Picture, channels, levels, treatment, time: None, source: [0; 32] }
 }
 
 fn text_sample(tokenizer: &Tokenizer, max_tokens: usize, payload: &[u8]) -> Result<Prepared, InputError> {
@@ -205,6 +206,7 @@ fn text_sample(tokenizer: &Tokenizer, max_tokens: usize, payload: &[u8]) -> Resu
         channels: vec![channel],
         levels: Vec::new(),
         treatment,
+        time: None,
         source: [0; 32],
     })
 }

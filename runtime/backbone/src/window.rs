@@ -20,6 +20,7 @@ pub(crate) struct Window {
     pub(crate) channels: Vec<Vec<f64>>,
     pub(crate) rate: Option<f64>,
     pub(crate) units: Option<String>,
+    pub(crate) time: Option<f64>,
 }
 
 /// What was done to a window.
@@ -49,7 +50,7 @@ pub(crate) fn treat(
     ranges: &[[f64; 2]],
     window: &mut Window,
 ) -> Result<Repairs, InputError> {
-    let Window { channels, rate, units } = window;
+    let Window { channels, rate, units, .. } = window;
     if channels.len() != spec.channels {
         return Err(InputError::WrongChannels { expected: spec.channels, got: channels.len() });
     }

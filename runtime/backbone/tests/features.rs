@@ -7,8 +7,8 @@ mod support;
 
 use std::sync::Arc;
 
-use loadonce_backbone::{EngineError, InputSpec, Preparer};
-use support::{Golden, cosine, distance, features, load, onnxruntime};
+use loadonce_backbone::{Channel, EngineError, InputSpec, PictureSpec, Preparer};
+use support::{Golden, cosine, distance, features, load, onnxruntime, root};
 
 #[test]
 fn the_builders_features_are_reproduced() {
@@ -23,8 +23,10 @@ fn the_builders_features_are_reproduced() {
             let (off, alike) = (distance(got, &expected), cosine(got, &expected));
             println!("{sample} exit {} off {off:.2e} cosine {alike:.7}", index + 1);
             // The integers are the same everywhere, but every processor's kernels sum floats in an order of their
-            // own, and an activation that falls on the other side of a rounding edge moves by a whole step.
-            assert!(alike >= 0.9999, "{sample} exit {}: cosine {alike}", index + 1);
+            // own, and an activation that falls on the other side of a rounding edge moves by a whole step. That
+            // happens more often between instruction sets.
+            let least = if cfg!(target_arch = "x86_64") { 0.9999 } else { 0.999 };
+            assert!(alike >= least, "{sample} exit {}: cosine {alike}", index + 1);
             assert!(off <= 0.05, "{sample} exit {} is off by {off}", index + 1);
         }
     }
@@ -53,6 +55,27 @@ fn an_early_exit_does_not_run_later_segments() {
     assert!(!pass.next_exit(1, &mut out).unwrap());
     assert!(out.is_empty());
     assert_eq!(backbone.runs(), [6, 3, 3]);
+}
+
+#[test]
+fn a_colour_picture_runs_as_three_channels_of_two_sizes() {
+    let backbone = load(&onnxruntime());
+    let spec = InputSpec::Picture(PictureSpec { colour: true, ..PictureSpec::default() });
+    let preparer = Preparer::new(backbone.bundle(), &spec).unwrap();
+    let file = |name: &str| std::fs::read(root().join("tests/golden/inputs").join(name)).unwrap();
+    let colour = preparer.prepare(&file("colour.png")).unwrap();
+    let tokens: Vec<usize> = colour.channels().iter().map(Channel::tokens).collect();
+    assert_eq!((tokens[1], tokens[2]), (tokens[0] / 4, tokens[0] / 4));
+    let grey = preparer.prepare(&file("grey.png")).unwrap();
+    let per_channel = backbone.bundle().features_per_channel(3, 256);
+    let (colour, grey) = (features(&backbone, &colour, per_channel), features(&backbone, &grey, per_channel));
+    assert_eq!(backbone.runs(), [6, 6, 6]);
+    for (colour, grey) in colour.iter().zip(&grey) {
+        let channel = |z: &[f32], at: usize| z[at * per_channel..(at + 1) * per_channel].to_vec();
+        assert_eq!(channel(grey, 1), channel(grey, 2), "chroma of grey is zero twice");
+        assert!(distance(&channel(colour, 1), &channel(grey, 1)) > 0.1);
+        assert!(distance(&channel(colour, 1), &channel(colour, 2)) > 0.1);
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::fs;
 use loadonce_backbone::{InputError, InputSpec, PictureSpec, Prepared, Preparer, Range, WindowSpec};
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
-use support::{distance, many_sizes, patches, prepare, root};
+use support::{bundle, distance, patches, prepare, root};
 
 #[derive(Deserialize)]
 struct Case {
@@ -96,7 +96,7 @@ fn every_file_becomes_what_the_reference_makes_of_it() {
         close("deviation", each(loadonce_backbone::Channel::deviation));
         close("levels", prepared.levels().to_vec());
         assert_eq!(&treatment(&prepared), case.treatment.as_ref().unwrap(), "{name}");
-        let preparer = Preparer::new(many_sizes(), &case.spec).unwrap();
+        let preparer = Preparer::new(bundle(), &case.spec).unwrap();
         assert_eq!(
             (preparer.channels(), preparer.levels()),
             (prepared.channels().len(), prepared.levels().len())
@@ -112,7 +112,7 @@ fn the_tail_is_the_end_of_the_repaired_window_at_the_declared_rate() {
         length: Some(5),
         ..WindowSpec::default()
     });
-    let preparer = Preparer::new(many_sizes(), &spec).unwrap();
+    let preparer = Preparer::new(bundle(), &spec).unwrap();
     let payload = br#"{"rate":10,"channels":[[1,2,null,4,5],[6,7,8,9,10]]}"#;
     assert!(preparer.prepare(payload).unwrap().channels()[0].tail().is_empty(), "not asked for");
     let preparer = preparer.keep_tail(3);
@@ -161,9 +161,22 @@ fn a_declaration_the_bundle_does_not_offer_is_refused() {
         (range(Range::Each(vec![[0.0, 1.0]])), "bad_input_spec", "each of the 2 channels"),
     ];
     for (spec, code, says) in cases {
-        let error: InputError = Preparer::new(many_sizes(), &spec).unwrap_err();
+        let error: InputError = Preparer::new(bundle(), &spec).unwrap_err();
         assert_eq!(error.code(), code, "{error}");
         assert!(error.to_string().contains(says), "{error}");
+    }
+}
+
+#[test]
+fn a_time_is_kept_where_it_is_a_number() {
+    let time = |json: &str| {
+        let payload = format!(r#"{{"time":{json},"channels":[[1,2]]}}"#);
+        prepare(&InputSpec::window(1), payload.as_bytes()).unwrap().time()
+    };
+    assert_eq!(time("1767225600.5"), Some(1_767_225_600.5));
+    assert_eq!((time("0"), time("-3600")), (Some(0.0), Some(-3600.0)));
+    for other in ["null", "true", "\"2026-01-01T00:00:00Z\"", "[1,[2],{}]", "{\"s\":{\"t\":1}}"] {
+        assert_eq!(time(other), None, "{other}");
     }
 }
 

@@ -37,9 +37,15 @@ fn the_builders_patches_are_reproduced() {
     let golden = Golden::read("preprocess.safetensors");
     for sample in golden.samples() {
         let prepared = golden.prepared(&sample);
-        let expected = golden.tensor(&format!("{sample}.out"));
-        let off = distance(&patches(&prepared), &expected.numbers);
-        assert!(off <= 1e-6, "{sample} is off by {off}");
+        for (c, channel) in prepared.channels().iter().enumerate() {
+            let expected = |what: &str| golden.tensor(&format!("{sample}.{what}{}", c + 1)).numbers;
+            let off = distance(channel.patches(), &expected("out"));
+            assert!(off <= 1e-6, "{sample} channel {c} is off by {off}");
+            let ids: Vec<f32> = channel.token_ids().iter().map(|&id| id as f32).collect();
+            assert_eq!(ids, expected("ids"), "{sample} channel {c}");
+        }
+        let off = distance(prepared.levels(), &golden.tensor(&format!("{sample}.levels")).numbers);
+        assert!(off <= 1e-6, "levels of {sample} are off by {off}");
     }
 }
 

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use loadonce_backbone::{
-    Backbone, Bundle, EngineKind, EngineOptions, InputError, InputSpec, Prepared, Preparer, WindowSpec,
+    Backbone, Bundle, EngineKind, EngineOptions, InputError, InputSpec, PictureSpec, Prepared, Preparer,
+    Range, WindowSpec,
 };
 use safetensors::{Dtype, SafeTensors};
 
@@ -38,41 +39,15 @@ pub(crate) fn edit(dir: &Path, change: impl FnOnce(String) -> String) {
     fs::write(path, changed).unwrap();
 }
 
-/// A contract with several lengths and sides: the committed bundle's, its input tables replaced.
-pub(crate) fn many_sizes() -> &'static Bundle {
+/// The committed bundle, whose contract every test of pre-processing shares.
+pub(crate) fn bundle() -> &'static Bundle {
     static BUNDLE: OnceLock<Bundle> = OnceLock::new();
-    BUNDLE.get_or_init(|| {
-        let copy = bundle_copy();
-        edit(copy.path(), |text| {
-            let (before, rest) = text.split_once("[input.").unwrap();
-            let (_, after) = rest.split_once("[features]").unwrap();
-            format!("{before}{MANY_SIZES}[features]{after}")
-        });
-        // The files are read again when an engine loads; only the contract is needed here.
-        Bundle::open(copy.path()).unwrap()
-    })
+    BUNDLE.get_or_init(|| Bundle::open(&bundle_dir()).unwrap())
 }
 
-const MANY_SIZES: &str = "\
-[input.window]
-lengths = [64, 128, 256, 512, 1024]
-default = 256
-patch = 16
-first_token = 0
-positions = 64
-
-[input.picture]
-sides = [16, 32, 48, 64]
-default = 32
-patch_side = 4
-first_token = 64
-positions = 16
-
-";
-
-/// What a task with this declaration makes of a payload, on [`many_sizes`].
+/// What a task with this declaration makes of a payload, on the committed bundle.
 pub(crate) fn prepare(spec: &InputSpec, payload: &[u8]) -> Result<Prepared, InputError> {
-    Preparer::new(many_sizes(), spec)?.prepare(payload)
+    Preparer::new(bundle(), spec)?.prepare(payload)
 }
 
 /// All channels' patches, one after the other.
@@ -101,6 +76,9 @@ pub(crate) fn load(options: &EngineOptions) -> Backbone {
     Backbone::load(Bundle::open(&bundle_dir()).unwrap(), options).unwrap()
 }
 
+/// Measuring range of the golden windows.
+const GOLDEN_RANGE: [f64; 2] = [-10.0, 15.0];
+
 pub(crate) struct Golden(Vec<u8>);
 
 /// A tensor of the golden files; bytes of a picture come as numbers too.
@@ -120,6 +98,12 @@ impl Golden {
         let numbers = match view.dtype() {
             Dtype::F32 => view.data().as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect(),
             Dtype::U8 => view.data().iter().map(|&b| f32::from(b)).collect(),
+            Dtype::U16 => {
+                view.data().as_chunks::<2>().0.iter().map(|&b| f32::from(u16::from_le_bytes(b))).collect()
+            }
+            Dtype::I64 => {
+                view.data().as_chunks::<8>().0.iter().map(|&b| i64::from_le_bytes(b) as f32).collect()
+            }
             other => panic!("{name} is {other:?}"),
         };
         Tensor { shape: view.shape().to_vec(), numbers }
@@ -138,22 +122,42 @@ impl Golden {
         names
     }
 
-    /// The sample as its source would send it: raw numbers or a PNG.
+    /// The sample as its source would send it, raw numbers or a PNG of 8 or 16 bits, and the task's declaration.
     pub(crate) fn payload(&self, sample: &str) -> (InputSpec, Vec<u8>) {
         let Tensor { shape, numbers } = self.tensor(&format!("{sample}.in"));
+        let plan = self.tensor(&format!("{sample}.plan")).numbers;
+        let (size, colour) = (Some(plan[0] as usize), plan[1] != 0.0);
         if sample.starts_with("window") {
             let payload = numbers.iter().flat_map(|v| v.to_le_bytes()).collect();
-            (fixed_window(shape[0], shape[1]), payload)
-        } else {
-            let bytes: Vec<u8> = numbers.iter().map(|&v| v as u8).collect();
-            let color = if shape.len() == 3 { image::ColorType::Rgb8 } else { image::ColorType::L8 };
-            (InputSpec::picture(), png(&bytes, shape[1] as u32, shape[0] as u32, color))
+            let spec = WindowSpec {
+                channels: shape[0],
+                length: Some(shape[1]),
+                points: size,
+                range: Some(Range::All(GOLDEN_RANGE)),
+                levels: true,
+                ..WindowSpec::default()
+            };
+            return (InputSpec::Window(spec), payload);
         }
+        let wide = numbers.iter().any(|&v| v > 255.0);
+        let bytes: Vec<u8> = if wide {
+            numbers.iter().flat_map(|&v| (v as u16).to_ne_bytes()).collect()
+        } else {
+            numbers.iter().map(|&v| v as u8).collect()
+        };
+        let color = match (shape.len(), wide) {
+            (3, true) => image::ColorType::Rgb16,
+            (3, false) => image::ColorType::Rgb8,
+            (_, true) => image::ColorType::L16,
+            (_, false) => image::ColorType::L8,
+        };
+        let spec = PictureSpec { side: size, colour, levels: true };
+        (InputSpec::Picture(spec), png(&bytes, shape[1] as u32, shape[0] as u32, color))
     }
 
     pub(crate) fn prepared(&self, sample: &str) -> Prepared {
         let (spec, payload) = self.payload(sample);
-        Preparer::new(&Bundle::open(&bundle_dir()).unwrap(), &spec).unwrap().prepare(&payload).unwrap()
+        prepare(&spec, &payload).unwrap()
     }
 }
 

@@ -276,7 +276,7 @@ impl ForecastSpec {
 pub struct AnomalySpec {
     /// Share of normal samples that may raise an alarm.
     pub false_alarms: f64,
-    /// The first so many samples of a gateway that nobody labels count as normal.
+    /// Of a gateway's first so many samples those that nobody labels count as normal.
     pub learn: u64,
 }
 

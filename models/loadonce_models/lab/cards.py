@@ -122,7 +122,8 @@ def _forecast(entries: list[dict]) -> str:
         rivals = [f"{_number(r['mase'])} / {_number(r['wql'], 4)}" for r in (naive, linear)]
         coverage = f"{100 * first['coverage']:.0f} of {100 * first['nominal']:.0f}"
         blank = f"{_number(first['random_mase'])} / {_number(first['random_wql'], 4)}"
-        rows.append([name, str(first["horizon"]), str(first["origins"]), *shown, blank, *rivals, coverage])
+        wide = _number(first["wide_mase"])
+        rows.append([name, str(first["horizon"]), str(first["origins"]), *shown, wide, blank, *rivals, coverage])
         if first["beats_naive"]:
             beaten.append(name)
         if linear["mase"] < first["mase"]:

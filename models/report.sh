@@ -11,6 +11,8 @@ cd "$(dirname "$0")"
 loadonce=$(realpath -m ../target/release/loadonce)
 [ -x "$loadonce" ] || { echo "$loadonce is missing: run make build" >&2; exit 1; }
 export OMP_WAIT_POLICY=passive
+# What `make` sets; here for those who run this by hand.
+export ORT_DYLIB_PATH=${ORT_DYLIB_PATH:-$(realpath -m "../target/onnxruntime/$(uname -m)/libonnxruntime.so")}
 
 python=.venv/bin/python
 if ! cmp -s requirements.lock .venv/installed.lock; then

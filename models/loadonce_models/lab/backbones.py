@@ -67,18 +67,14 @@ def found() -> list[Bundle]:
     return sorted(bundles.values(), key=lambda b: ("window" not in b.modalities, size(b), b.name))
 
 
-def _fp32(original: Bundle, weights: Path, folder: Path) -> Bundle:
+def _fp32(original: Bundle, segments: list[bytes], folder: Path) -> Bundle:
     """The original's bundle with its segments in fp32; its statistics stay: the same projection of other numbers."""
-    from ..assemble import segments
-
-    if (folder / MANIFEST).exists():
-        return read(folder)
     scratch = folder.with_name(folder.name + ".part")
     shutil.rmtree(scratch, ignore_errors=True)
     shutil.copytree(original.folder, scratch)
     manifest = (scratch / MANIFEST).read_text()
     parts = tomllib.loads(manifest)
-    for entry, content in zip(parts["segments"], segments(load_file(weights), int8=False), strict=True):
+    for entry, content in zip(parts["segments"], segments, strict=True):
         (scratch / entry["file"]).write_bytes(content)
     head = manifest.split("\n[files]\n")[0]
     head = re.sub(r'^quantization = ".*"$', 'quantization = "none, fp32"', head, flags=re.M)
@@ -89,14 +85,36 @@ def _fp32(original: Bundle, weights: Path, folder: Path) -> Bundle:
     return read(folder)
 
 
+def _weights(bundle: Bundle, build: Path) -> Path | None:
+    """The fp32 weights a bundle was made from, where its builder left them."""
+    if "text" in bundle.modalities:
+        # The builder of the text backbone keeps them in its own environment.
+        found = (MODELS / ".venv-text").glob("lib/python*/site-packages/*minilm*/model/model.safetensors")
+        return next(iter(sorted(found)), None)
+    path = build / "weights.safetensors"
+    return path if path.exists() else None
+
+
+def _segments(bundle: Bundle, weights: Path) -> list[bytes]:
+    if "text" in bundle.modalities:
+        from .. import minilm
+
+        return minilm.fp32(load_file(weights))
+    from ..assemble import segments
+
+    return segments(load_file(weights), int8=False)
+
+
 def twins(bundle: Bundle, build: Path, out: Path) -> dict[str, Bundle]:
-    """The random and the fp32 twin of a sense backbone, as far as its build folder holds them."""
+    """The random and the fp32 twin of a backbone, as far as its builder left what they are made of."""
     made = {}
     blank = build / "bundles" / f"{bundle.name}-random"
     if (blank / MANIFEST).exists():
         made["random"] = read(blank)
-    if (build / "weights.safetensors").exists():
-        folder = out / f"{bundle.name}-fp32-{bundle.fingerprint[:8]}"
+    folder, weights = out / f"{bundle.name}-fp32-{bundle.fingerprint[:8]}", _weights(bundle, build)
+    if not (folder / MANIFEST).exists() and weights is not None:
         out.mkdir(parents=True, exist_ok=True)
-        made["fp32"] = _fp32(bundle, build / "weights.safetensors", folder)
+        _fp32(bundle, _segments(bundle, weights), folder)
+    if (folder / MANIFEST).exists():
+        made["fp32"] = read(folder)
     return made

@@ -22,7 +22,7 @@ def _inputs(bundle: backbones.Bundle, quick: bool) -> list[str]:
     if quick:
         return [f"{m}:32" if m == "text" else m for m in bundle.modalities]
     found = [f"window:{points}" for points in bundle.lengths] + [f"picture:{side}" for side in bundle.sides]
-    found += [f"colour:{side}" for side in bundle.sides if side // 2 in bundle.sides]
+    found += [f"colour:{side}" for side in bundle.sides]
     return found + ([f"text:{tokens}" for tokens in (16, 32, 64, 128, 256)] if "text" in bundle.modalities else [])
 
 

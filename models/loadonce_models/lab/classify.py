@@ -108,7 +108,13 @@ def measure(lab: Lab, name: str, bundle: Bundle, twins: dict[str, Bundle]) -> di
     out["pretrained"] = lab.cached(
         bundle.name, name, key, lambda: _bench(lab, name, spec, data, bundle, [*own, *_common(lab)])
     )
-    early = [*own, "--recipes", fixed["exits"]["recipe"], "--labels", ",".join(fixed["exits"]["labels_per_class"])]
+    early = [
+        *own,
+        "--recipes",
+        ",".join(fixed["exits"]["recipes"]),
+        "--labels",
+        ",".join(fixed["exits"]["labels_per_class"]),
+    ]
     if not lab.quick:
         early_make = lambda: _bench(lab, name, spec, data, bundle, [*early, "--draws", str(lab.draws), "--exits"])  # noqa: E731
         out["early"] = lab.cached(f"{bundle.name} exits", name, key, early_make)

@@ -70,11 +70,11 @@ def sets(name: str, bundle: Bundle, result: Entry) -> list[Entry]:
 
 
 def exits(name: str, bundle: Bundle, result: Entry, latency: list[Entry]) -> list[Entry]:
-    """What early exits saved and cost, per number of labels, mean over the draws."""
+    """What early exits saved and cost, per recipe and number of labels, mean over the draws."""
     draws = result.get("early", {}).get("draws", [])
     out = []
-    for labels in dict.fromkeys(d["labels"] for d in draws):
-        early = [d["early"] for d in draws if d["labels"] == labels]
+    for recipe, labels in dict.fromkeys((d["recipe"], d["labels"]) for d in draws):
+        early = [d["early"] for d in draws if (d["recipe"], d["labels"]) == (recipe, labels)]
         shares = [stats.mean(column) for column in zip(*(e["shares"] for e in early), strict=True)]
         spent, how = _spent(protocol()["sets"][name], bundle.name, shares, latency)
         out.append(
@@ -83,13 +83,15 @@ def exits(name: str, bundle: Bundle, result: Entry, latency: list[Entry]) -> lis
                 "backbone": bundle.name,
                 "kind": "classify",
                 "labels_per_class": labels,
-                "recipe": draws[0]["recipe"],
+                "recipe": recipe,
                 "draws": len(early),
                 "calibrated_on": early[0]["calibrated_on"],
                 "measured_on": early[0]["measured_on"],
                 "mean_exit": round(stats.mean([e["mean_exit"] for e in early]), 4),
                 "shares": [round(share, 5) for share in shares],
+                "mean_depth": round(sum(s * (k + 1) for k, s in enumerate(shares)) / len(shares), 4),
                 "speedup": round(1 / spent, 3),
+                "saved_time": round(1 - spent, 4),
                 "speedup_by": how,
                 "loss_points": round(100 * stats.mean([e["figure_last"] - e["figure"] for e in early]), 3),
                 "disagreement": round(stats.mean([e["disagreement"] for e in early]), 5),
@@ -136,7 +138,9 @@ def exits_of_kinds(report: Entry, latency: list[Entry]) -> list[Entry]:
                     "draws": 1,
                     **{key: early[key] for key in ("calibrated_on", "measured_on", "shares", "disagreement")},
                     "mean_exit": round(early["mean_exit"], 4),
+                    "mean_depth": round(early["mean_exit"] / len(early["shares"]), 4),
                     "speedup": round(1 / spent, 3),
+                    "saved_time": round(1 - spent, 4),
                     "speedup_by": how,
                     "loss_points": round(100 * lost, 3),
                     "on": float(early["threshold"] <= 1),

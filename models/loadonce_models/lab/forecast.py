@@ -128,13 +128,19 @@ def measure(lab: Lab, name: str, bundle: Bundle, twins: dict[str, Bundle]) -> li
         "forecast baselines", name, key, lambda: {"naive": naive(origins), "linear": linear(origins)}
     )
 
-    def run(of: Bundle) -> Any:
-        task = lab.work / "tasks" / f"forecast-{name}-{of.folder.name}.toml"
-        write_if_new(task, forecast_manifest(name, spec, of, STEP_S))
-        more = ["--recipes", ",".join(fixed["recipes"]), *([] if lab.quick else ["--exits"])]
+    def run(of: Bundle, projected: int = fixed["projected"], recipes: list[str] = fixed["recipes"]) -> Any:
+        task = lab.work / "tasks" / f"forecast-{name}-{of.folder.name}-{projected}.toml"
+        write_if_new(task, forecast_manifest(name, spec, of, STEP_S, projected))
+        more = ["--recipes", ",".join(recipes), *([] if lab.quick else ["--exits"])]
         return lab.evaluate(["--task", task, "--data", data, "--bundle", of.folder, *more])
 
     shipped = lab.cached(f"{bundle.name} forecast", name, [bundle.fingerprint, *key], lambda: run(bundle))
+    wide = lab.cached(
+        f"{bundle.name} forecast wide",
+        name,
+        [bundle.fingerprint, *key],
+        lambda: run(bundle, bundle.directions, ["moments"]),
+    )
     blank = None
     if "random" in twins:
         twin = twins["random"]
@@ -158,6 +164,7 @@ def measure(lab: Lab, name: str, bundle: Bundle, twins: dict[str, Bundle]) -> li
                     "nominal": round(draw["nominal"], 4),
                     "random_mase": blank and round(blank["draws"][i]["mase"][k], 5),
                     "random_wql": blank and round(blank["draws"][i]["wql"][k], 6),
+                    "wide_mase": round(wide["draws"][0]["mase"][k], 5),
                     "naive": baselines["naive"],
                     "linear": baselines["linear"],
                     "beats_naive": draw["mase"][k] < baselines["naive"]["mase"],

@@ -111,33 +111,45 @@ def transfer(report: dict[str, Any], backbone: str, path: Path, labels: str = "1
     _rows(title, rows, 0, 100, 20, "test accuracy, percent").write(path)
 
 
+EXIT_COLOURS = {"moments": "#0072B2", "ladder": "#009E73"}
+
+
 def exits(report: dict[str, Any], backbone: str, path: Path) -> None:
-    """Speed gained and points lost by early exits, one dot per set, all labels."""
+    """How much faster early exits make each set, all labels, and the points they lose."""
     own = [
         e
         for e in report["exits"]
         if e["backbone"] == backbone and e["labels_per_class"] == "all" and e["kind"] == "classify"
     ]
-    width, height, bottom = 560, 380, 340
-    canvas = Canvas(width, height, f"{backbone}: early exits")
-    canvas.text(60, 18, f"{backbone}: early exits, all labels, at most 1 % of answers may differ", size=14)
-    most = max(2.0, *(e["speedup"] for e in own)) + 0.1
-    points = [e["loss_points"] for e in own]
-    low, high = min(-1.0, *points) - 0.2, max(1.5, *points) + 0.2
-    x = lambda v: 60 + (width - 90) * (v - 1) / (most - 1)  # noqa: E731
-    y = lambda v: bottom - (bottom - 40) * (v - low) / (high - low)  # noqa: E731
-    for k in range(int(low), int(high) + 1):
-        canvas.line(60, y(k), width - 30, y(k), "#888" if k in (0, 1) else "#ddd")
-        canvas.text(52, y(k) + 4, f"{k}", "end", 11)
+    names, recipes = list(dict.fromkeys(e["name"] for e in own)), list(dict.fromkeys(e["recipe"] for e in own))
+    width, column, bottom = 760, 120, TOP + ROW * len(names)
+    canvas = Canvas(width, bottom + 40, f"{backbone}: early exits")
+    canvas.text(LEFT, 18, f"{backbone}: early exits, all labels, at most 1 % of answers may differ", size=14)
+    at = float(LEFT)
+    for recipe in recipes:
+        canvas.mark(at, 38, EXIT_COLOURS.get(recipe, "#555"))
+        canvas.text(at + 10, 42, recipe, size=11)
+        at += 40 + 6.2 * len(recipe)
+    canvas.text(width - 10, 42, "points lost", "end", 11)
+    most = max(2.0, *(e["speedup"] for e in own)) + 0.05
+    x = lambda v: LEFT + (width - LEFT - column) * (v - 1) / (most - 1)  # noqa: E731
     tick = 1.0
     while tick <= most:
-        canvas.line(x(tick), 40, x(tick), bottom)
+        canvas.line(x(tick), TOP - 6, x(tick), bottom)
         canvas.text(x(tick), bottom + 16, f"{tick:.1f}", "middle", 11)
         tick += 0.2 if most < 3 else 0.5
-    canvas.line(x(1.8), 40, x(1.8), bottom, "#888")
-    canvas.text((60 + width - 30) / 2, bottom + 32, "times faster than all segments (the target is 1.8)", "middle", 11)
-    canvas.text(8, 34, "points lost", size=11)
-    for e in own:
-        canvas.mark(x(e["speedup"]), y(e["loss_points"]), "#0072B2" if e["on"] else "#999999")
-        canvas.text(x(e["speedup"]) + 7, y(e["loss_points"]) - 5, e["name"], size=10)
+    canvas.line(x(1.8), TOP - 6, x(1.8), bottom, "#888", 1.5)
+    canvas.text((LEFT + width - column) / 2, bottom + 32, "times faster than all segments (target: 1.8)", "middle", 11)
+    for i, name in enumerate(names):
+        y = TOP + ROW * i + ROW / 2
+        canvas.text(LEFT - 10, y + 4, name, "end")
+        lost = []
+        for recipe in recipes:
+            e = next(e for e in own if (e["name"], e["recipe"]) == (name, recipe))
+            if e["on"]:
+                canvas.mark(x(e["speedup"]), y, EXIT_COLOURS.get(recipe, "#555"))
+                lost.append(f"{e['loss_points']:+.1f}")
+        canvas.text(
+            width - 10, y + 4, " / ".join(lost) or "off: too few samples", "end", 10, "#222" if lost else "#888"
+        )
     canvas.write(path)

@@ -71,15 +71,15 @@ def manifest(name: str, spec: dict[str, Any], data: Data, bundle: Bundle) -> str
     )
 
 
-def forecast_manifest(name: str, spec: dict[str, Any], bundle: Bundle, step_s: float) -> str:
-    """A forecast task."""
-    fixed = protocol()["forecast"]
+def forecast_manifest(name: str, spec: dict[str, Any], bundle: Bundle, step_s: float, projected: int) -> str:
+    """A forecast task with so many numbers of the backbone beside its lags and calendar."""
     taken = {"modality": "window", "channels": 1, "points": bundle.fit("points", spec["points"])}
-    table: dict[str, object] = {key: spec[key] for key in ("horizon", "season", "lags")}
-    table |= {"quantiles": fixed["quantiles"], "step_s": step_s}
+    table: dict[str, object] = {key: spec[key] for key in ("horizon", "season")}
+    table |= {"quantiles": protocol()["forecast"]["quantiles"], "step_s": step_s}
     if spec["calendar"]:
         table["calendar"] = [{"period": int(period), "harmonics": 1} for period in spec["calendar"]]
-    module = {"kind": "moments", "features": fixed["features"]}
+    lags = {1} | {spec["season"] - h % spec["season"] for h in range(spec["horizon"])}
+    module = {"kind": "moments", "features": projected + len(lags) + 2 * len(spec["calendar"])}
     return _task(name, "forecast", bundle, {"input": taken, "module": module, "forecast": table})
 
 

@@ -119,7 +119,10 @@ fn three_kinds_of_tasks_learn_on_one_backbone_and_leave_each_other_alone() {
         });
         agent.log().wait(0, &["data plane connected"]);
         let before = ask(&client, GATEWAYS[g], "demand", "first", meter(g, WINDOW - 1));
-        assert!(before["label"].is_null() && before["forecast"].is_null() && before["version"] == 0, "{before}");
+        assert!(
+            before["label"].is_null() && before["forecast"].is_null() && before["version"] == 0,
+            "{before}"
+        );
         teach(&client, g, GATEWAYS[g]);
     }
     for agent in &mut agents {
@@ -128,7 +131,11 @@ fn three_kinds_of_tasks_learn_on_one_backbone_and_leave_each_other_alone() {
         agent.wait_at_rest("spindle", 1);
         let demand = agent.task("demand");
         // Every window whose six values came later labelled itself, the very first one too; six still wait.
-        assert_eq!((&demand["labels"], &demand["waiting"]), (&json!(HOURS + 1 - HORIZON), &json!(HORIZON)), "{demand}");
+        assert_eq!(
+            (&demand["labels"], &demand["waiting"]),
+            (&json!(HOURS + 1 - HORIZON), &json!(HORIZON)),
+            "{demand}"
+        );
         assert_eq!((&demand["kind"], &demand["steps_sent"]), (&json!("forecast"), &json!(STEPS)), "{demand}");
         assert!(demand["choice"]["samples"].as_u64().is_some_and(|n| n > 0), "{demand}");
         let spindle = agent.task("spindle");
@@ -239,7 +246,9 @@ fn training_one_task_leaves_the_others_bit_identical(client: &Client, agents: &m
     for agent in agents.iter_mut() {
         agent.wait("the second version of spindle rests", |f| {
             let task = &f["tasks"]["spindle"];
-            task["version"].as_u64() >= Some(2) && task["at_rest"] == true && task["labels"] == NORMAL + ANOMALOUS + 20
+            task["version"].as_u64() >= Some(2)
+                && task["at_rest"] == true
+                && task["labels"] == NORMAL + ANOMALOUS + 20
         });
         assert_ne!(agent.slot("spindle").files["shared.safetensors"], shared);
     }

@@ -87,7 +87,8 @@ fn task(n: usize) -> Task {
 
 /// A window of 48 values that ends at minute `i`.
 fn window(i: usize, timed: bool) -> Vec<u8> {
-    let values: Vec<f64> = (i..i + 48).map(|t| (t as f64 / 4.0).sin() + 0.1 * (t as f64 * 1.7).cos()).collect();
+    let values: Vec<f64> =
+        (i..i + 48).map(|t| (t as f64 / 4.0).sin() + 0.1 * (t as f64 * 1.7).cos()).collect();
     let time = timed.then_some(60 * (i + 47));
     serde_json::to_vec(&json!({ "channels": [values], "time": time })).expect("numbers are JSON")
 }

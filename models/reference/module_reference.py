@@ -306,7 +306,6 @@ class Discriminant:
 
     def __init__(self, z: F64, labels: NDArray, shrinkage: float | None):
         self.seen = np.unique(labels)
-        counts = np.bincount(labels, minlength=OUTPUTS)[self.seen]
         means = np.stack([z[labels == c].mean(0) for c in self.seen])
         within = z - means[np.searchsorted(self.seen, labels)]
         freedom = len(z) - len(self.seen)

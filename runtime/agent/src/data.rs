@@ -31,7 +31,7 @@ impl Agent {
         let site = self.config.site.clone();
         match Topic::parse(&site, topic) {
             Some(Topic::In { task, sample, .. }) => {
-                out.push(self.sample(task, sample, payload, received, now_ms))
+                out.push(self.sample(task, sample, payload, received, now_ms));
             }
             Some(Topic::Label { task, sample, .. }) => {
                 if let Err(refusal) = self.label(task, sample, payload, now_ms) {

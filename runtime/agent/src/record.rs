@@ -253,7 +253,8 @@ impl Record {
                 true
             }
             (Given::Values(values), Some(Scale { mean, deviation })) => {
-                self.set_values(values.iter().map(|v| quantize(((v - mean) / deviation) as f32)).collect())
+                let y: Vec<i16> = values.iter().map(|v| quantize(((v - mean) / deviation) as f32)).collect();
+                self.set_values(&y)
             }
             (Given::Values(_), None) => false,
         }
@@ -266,14 +267,14 @@ impl Record {
             Some(place) if !other.values.is_empty() => {
                 if let Some(values) = other.values.get(usize::from(place)) {
                     // One that cannot be taken leaves the label as it is.
-                    let _taken = self.set_values(values.clone());
+                    let _taken = self.set_values(values);
                 }
             }
             label => self.label = label,
         }
     }
 
-    fn set_values(&mut self, values: Vec<i16>) -> bool {
+    fn set_values(&mut self, values: &[i16]) -> bool {
         if self.scale.is_none() || values.is_empty() {
             return false;
         }
@@ -284,14 +285,14 @@ impl Record {
             }
             self.values.clear();
         }
-        if !self.values.contains(&values) {
+        if !self.values.iter().any(|known| known == values) {
             self.forget_unused();
             if self.values.len() == MAX_VALUES {
                 return false;
             }
-            self.values.push(values.clone());
+            self.values.push(values.to_vec());
         }
-        self.label = self.values.iter().position(|known| *known == values).map(|place| place as u16);
+        self.label = self.values.iter().position(|known| known == values).map(|place| place as u16);
         true
     }
 

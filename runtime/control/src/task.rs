@@ -268,6 +268,8 @@ impl TaskManifest {
         if let Shrinkage::Fixed(value) = self.module.shrinkage {
             check("module.shrinkage", &value, value > 0.0 && value <= 1.0, "above 0, at most 1")?;
         }
+        let trains = self.module.kind != ModuleKind::Moments || self.module.choose != Choose::Trained;
+        check("module.choose", &"trained", trains, "auto or moments where `module.kind` is moments")?;
         if let Penalty::Fixed(value) = self.module.penalty {
             check("module.penalty", &value, value > 0.0 && value <= 1e6, "above 0, at most 1000000")?;
         }

@@ -8,6 +8,9 @@
 //! 1.4, the mean counted as one more degree of freedom). RSS_h / n = var y_h − β_h·c_h − λ|β_h|², so all of it comes
 //! from the sums. The quantile at level q is point + σ_h Φ⁻¹(q), with σ_h² = RSS_h / (n − 1 − df).
 //!
+//! Cross-validation takes samples for independent. Windows that overlap share noise in features and targets; then it
+//! leans to too small a penalty, and a fixed one may do better.
+//!
 //! Variances and covariances are n Σab − Σa Σb in integers: nothing cancels, however far a mean is from zero.
 
 use serde::{Deserialize, Serialize};

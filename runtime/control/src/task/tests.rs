@@ -52,6 +52,7 @@ fn mistakes_are_named() {
         ("rank = 16", "rank = 16, shrinkage = { fixed = 0.0 }", "module.shrinkage"),
         ("rank = 16", "rank = 16, penalty = { fixed = -1.0 }", "module.penalty"),
         ("rank = 16", "rank = 16, choose = \"best\"", "best"),
+        (r#"kind = "ladder""#, r#"kind = "moments", choose = "trained""#, "module.choose"),
         (r#""2"]"#, r#""\t"]"#, "control"),
         ("module =", "personal = { folds = 1 }\nmodule =", "folds"),
         ("module =", "training = { batch = 0 }\nmodule =", "batch"),
@@ -226,7 +227,7 @@ fn manifests() -> impl Strategy<Value = TaskManifest> {
             let mut manifest = TaskManifest::from_toml([SHORT, DEMAND, SPINDLE][usize::from(kind)]).unwrap();
             manifest.module.shrinkage = Shrinkage::Fixed(share);
             manifest.module.features = 200;
-            manifest.module.choose = Choose::Trained;
+            manifest.module.choose = if kind == 2 { Choose::Moments } else { Choose::Trained };
             manifest.exits.tolerance = share;
             match kind {
                 0 => (manifest.input, manifest.classify) = (picture, classify),

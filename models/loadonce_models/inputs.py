@@ -187,7 +187,8 @@ def window(payload: bytes, spec: dict, contract: dict) -> Sample:
             raise InputError("wrong_length")
         if np.isinf(x.astype(np.float32)).any():
             raise InputError("not_finite")
-        x, filled = fill_gaps(x)
+        # As packed f32 would have brought it: a number must not depend on how it was spelled.
+        x, filled = fill_gaps(x.astype(np.float32).astype(np.float64))
         out.filled += filled
         if pairs is not None:
             out.clipped += int(((x <= pairs[number][0]) | (x >= pairs[number][1])).sum())

@@ -284,3 +284,51 @@ fn training_one_task_leaves_the_others_bit_identical(client: &Client, agents: &m
     }
     assert_eq!(served(agents, &["digits", "demand"]), before);
 }
+
+#[test]
+fn an_anomaly_probe_learns_from_the_few_that_are_labelled_and_survives_a_restart() {
+    let site = Site::new();
+    let head = r#"name = "spindle"
+kind = "anomaly"
+backbone = "sense-tiny"
+input = { modality = "window", channels = 2 }
+module = { kind = "probe", rank = 8, choose = "trained" }
+anomaly = { false_alarms = 0.1, learn = 150 }"#;
+    let min_labels = NORMAL + ANOMALOUS;
+    let task = Task { name: "spindle", head, quorum: 1, steps: STEPS, min_labels, more: String::new() };
+    let mut aggregator = site.aggregator(&[task], AggregatorOptions::default());
+    let mut agent = site.agent("press-1", AgentOptions::default());
+    let client = site.client(&["gw/+/out/#"]);
+    agent.wait("the task is served", |f| f["tasks"]["spindle"].is_object());
+    agent.log().wait(0, &["data plane connected"]);
+    let own = topic_of("gw/press-1");
+    for i in 0..NORMAL + ANOMALOUS {
+        client.publish(&format!("{own}/in/spindle/s{i}"), vibration(i as u64, i >= NORMAL));
+    }
+    for i in NORMAL..NORMAL + ANOMALOUS {
+        client.publish(&format!("{own}/label/spindle/s{i}"), r#"{"label":"anomalous"}"#);
+    }
+    agent.wait_at_rest("spindle", STEPS + 1);
+    let figures = agent.task("spindle");
+    assert_eq!((&figures["steps_sent"], &figures["choice"]), (&json!(STEPS), &Value::Null), "{figures}");
+    let found = |client: &Client, id: &str| {
+        let answers = [false, true].map(|anomalous| {
+            let payload = vibration(9_999, anomalous);
+            ask(client, "press-1", "spindle", &format!("{id}-{anomalous}"), payload)["anomaly"].clone()
+        });
+        assert_eq!(
+            (&answers[0]["alarm"], &answers[1]["alarm"]),
+            (&json!(false), &json!(true)),
+            "{answers:?}"
+        );
+        answers
+    };
+    let before = found(&client, "before");
+    let mark = agent.log().mark();
+    agent.process.stop();
+    agent.restart();
+    agent.log().wait(mark, &["data plane connected"]);
+    assert_eq!(found(&client, "after"), before, "the slot holds the alarms");
+    agent.process.stop();
+    aggregator.process.stop();
+}

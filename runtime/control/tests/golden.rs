@@ -51,3 +51,44 @@ fn task() {
     "#;
     golden("task", MANIFEST_DOMAIN, &TaskManifest::from_toml(text).expect("a valid manifest"));
 }
+
+#[test]
+fn tasks_of_the_other_kinds() {
+    let forecast = r#"
+        name = "demand"
+        kind = "forecast"
+        backbone = "sense-tiny"
+        input = { modality = "window", channels = 2, points = 128, rate = 0.1, units = "kW", range = [[0.0, 80.5], [-1.0, 1.0]], levels = true }
+        module = { kind = "probe", penalty = { fixed = 0.5 }, choose = "trained" }
+        exits = { tolerance = 0.25 }
+        [forecast]
+        horizon = 6
+        quantiles = [0.05, 0.5, 0.95]
+        target = 1
+        lags = [1, 2, 24]
+        calendar = ["day", { period = 48, harmonics = 1 }]
+        season = 24
+        step_s = 600.0
+        loss = "huber"
+    "#;
+    golden("task-forecast", MANIFEST_DOMAIN, &TaskManifest::from_toml(forecast).expect("a valid manifest"));
+    let anomaly = r#"
+        name = "surface"
+        kind = "anomaly"
+        backbone = "sense-tiny"
+        input = { modality = "picture", side = 48, colour = true, levels = true }
+        module = { kind = "moments" }
+        anomaly = { false_alarms = 0.005, learn = 500 }
+    "#;
+    golden("task-anomaly", MANIFEST_DOMAIN, &TaskManifest::from_toml(anomaly).expect("a valid manifest"));
+    let classify = r#"
+        name = "triage"
+        kind = "classify"
+        backbone = "text-minilm"
+        classes = ["disk", "network"]
+        input = { modality = "text" }
+        module = { kind = "ladder" }
+        classify = { weights = [1.0, 2.5], reject = { risk = 0.05 }, top = 2 }
+    "#;
+    golden("task-classify", MANIFEST_DOMAIN, &TaskManifest::from_toml(classify).expect("a valid manifest"));
+}

@@ -134,6 +134,7 @@ def _forecast(entries: list[dict]) -> str:
         "origins",
         "moments",
         "probe",
+        "moments, all features",
         "random weights",
         "seasonal naive",
         "linear",
@@ -229,8 +230,10 @@ def section(report: Report, name: str) -> str:
         text += [
             "### Early exits\n",
             f"Calibrated without labels to at most {100 * fixed['exits']['max_disagreement']:.0f} % early answers that "
-            "differ from the last exit's, measured on samples that calibrated nothing. At least 1.8 times faster at no "
-            f"more than one point lost, with 50 or with all labels: {counts}. Speed from {early[0]['speedup_by']}.\n",
+            f"differ from the last exit's ({100 * fixed['exits']['few_disagreement']:.0f} % where fewer than "
+            f"{fixed['exits']['few']} test samples can calibrate), measured on samples that calibrated nothing. At "
+            "least 1.8 times faster at no more than one point lost, with 50 or with all labels: "
+            f"{counts}. Speed from {early[0]['speedup_by']}.\n",
             f"![exits]({name}-exits.svg)\n",
             _exits(early),
         ]

@@ -100,7 +100,9 @@ def measure(lab: Lab, name: str, bundle: Bundle, twins: dict[str, Bundle]) -> di
     """Everything about one set on one backbone: {pretrained, random, raw, logistic, scratch, int8, early}."""
     spec, data = protocol()["sets"][name], sets.load(name)
     fixed = protocol()["classify"]
-    base = [_hash(name), spec, fixed, lab.labels, lab.draws, lab.recipes]
+    # What neither features nor modules depend on has a key of its own, so that changing it measures only itself again.
+    apart = {key: value for key, value in fixed.items() if key not in ("exits", "int8", "scratch")}
+    base = [_hash(name), spec, apart, lab.labels, lab.draws, lab.recipes]
     key = [bundle.fingerprint, *base]
     out: dict[str, Any] = {}
     file = features_file(lab, name, spec, bundle)
@@ -117,7 +119,7 @@ def measure(lab: Lab, name: str, bundle: Bundle, twins: dict[str, Bundle]) -> di
     ]
     if not lab.quick:
         early_make = lambda: _bench(lab, name, spec, data, bundle, [*early, "--draws", str(lab.draws), "--exits"])  # noqa: E731
-        out["early"] = lab.cached(f"{bundle.name} exits", name, key, early_make)
+        out["early"] = lab.cached(f"{bundle.name} exits", name, [*key, fixed["exits"]], early_make)
     if "random" in twins:
         twin = twins["random"]
         more = ["--bundle", twin.folder, "--features", features_file(lab, name, spec, twin), *_common(lab)]

@@ -124,7 +124,7 @@ def exits(report: dict[str, Any], backbone: str, path: Path) -> None:
     names, recipes = list(dict.fromkeys(e["name"] for e in own)), list(dict.fromkeys(e["recipe"] for e in own))
     width, column, bottom = 760, 120, TOP + ROW * len(names)
     canvas = Canvas(width, bottom + 40, f"{backbone}: early exits")
-    canvas.text(LEFT, 18, f"{backbone}: early exits, all labels, at most 1 % of answers may differ", size=14)
+    canvas.text(LEFT, 18, f"{backbone}: early exits, all labels", size=14)
     at = float(LEFT)
     for recipe in recipes:
         canvas.mark(at, 38, EXIT_COLOURS.get(recipe, "#555"))

@@ -52,9 +52,12 @@ def input_of(spec: dict[str, Any], data: Data, bundle: Bundle) -> dict[str, obje
     return out | {key: bundle.fit(key, spec[key]) for key in ("points", "side") if key in out}
 
 
-def _task(name: str, kind: str, bundle: Bundle, tables: dict[str, object]) -> str:
+def _task(name: str, kind: str, bundle: Bundle, tables: dict[str, object], test: int = 0) -> str:
+    """`test` is the number of test samples, half of which calibrate early exits; 0 where that is no matter."""
     fixed = protocol()["classify"]
-    exits = {key: fixed["exits"][key] for key in ("max_disagreement", "confidence")}
+    few = 0 < test // 2 < fixed["exits"]["few"]
+    share = fixed["exits"]["few_disagreement" if few else "max_disagreement"]
+    exits = {"max_disagreement": share, "confidence": fixed["exits"]["confidence"]}
     training = {key: fixed[key] for key in ("epochs", "batch", "learning_rate", "weight_decay", "dropout")}
     # The same everywhere: no set has its own training.
     values = {"name": name, "kind": kind, "backbone": bundle.name, **tables}
@@ -66,9 +69,8 @@ def manifest(name: str, spec: dict[str, Any], data: Data, bundle: Bundle) -> str
     """A classify task as `loadonce evaluate` reads it."""
     fixed = protocol()["classify"]
     module = {"kind": "moments", "rank": fixed["rank"], "features": fixed["features"]}
-    return _task(
-        name, "classify", bundle, {"classes": data.classes, "input": input_of(spec, data, bundle), "module": module}
-    )
+    tables = {"classes": data.classes, "input": input_of(spec, data, bundle), "module": module}
+    return _task(name, "classify", bundle, tables, int(data.test.sum()))
 
 
 def forecast_manifest(name: str, spec: dict[str, Any], bundle: Bundle, step_s: float, projected: int) -> str:

@@ -1,8 +1,9 @@
 # make demo   a small fleet learns on real data: one broker, one aggregator, ten gateways on this machine
 # make test   everything that must hold, end to end
+# make test-aarch64     the golden tests once more, as a Raspberry Pi 4 and 5 would compute them (qemu)
 # make models-report    what the backbones reach on real data: models/report/report.json and the model cards
 # make bench-backbone   what every exit costs on this machine: target/bench/backbone.json
-# Both install what they miss and say what. Needed beforehand: a Debian or Ubuntu machine, Rust (rustup) and
+# All install what they miss and say what. Needed beforehand: a Debian or Ubuntu machine, Rust (rustup) and
 # Python 3. Everything that is built or fetched stays under target/, except packages and cargo's own caches.
 
 ARCH := $(shell uname -m)
@@ -12,10 +13,10 @@ DEMO_ARGS ?=
 REPORT_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: help demo test build onnxruntime models models-report bench-backbone clean
+.PHONY: help demo test build onnxruntime models models-report bench-backbone test-aarch64 clean
 
 help:
-	@sed -n 's/^# //p' Makefile | head -6
+	@sed -n 's/^# //p' Makefile | head -7
 
 demo: build
 	target/release/loadonce demo $(DEMO_ARGS)
@@ -30,6 +31,9 @@ onnxruntime:
 test: onnxruntime
 	@tests/prepare test
 	tests/run
+
+test-aarch64:
+	tests/aarch64
 
 models:
 	models/build.sh

@@ -145,10 +145,21 @@ def _is_text(payload: bytes) -> bool:
     return printable and (known.lstrip()[:1] in ("[", "{") or numeric or len(payload) >= 64)
 
 
+def _is_packed(text: bytes, length: int, channels: int) -> bool:
+    """What begins like text and is packed after all, for example a run of equal numbers of printable bytes."""
+    if text.lstrip()[:1] in (b"[", b"{") or length % (4 * channels):
+        return False
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return True
+    return False
+
+
 def read_window(payload: bytes, channels: int) -> tuple[list[list[float]], float | None, str | None]:
     """Channels (gaps as NaN), and the rate and units that the sample says it has."""
     text = payload.removeprefix(b"\xef\xbb\xbf")
-    if not _is_text(text):
+    if not _is_text(text) or _is_packed(text, len(payload), channels):
         if len(payload) % (4 * channels):
             raise InputError("raw_length")
         return np.frombuffer(payload, "<f4").reshape(channels, -1).astype(np.float64).tolist(), None, None

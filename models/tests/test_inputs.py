@@ -56,3 +56,9 @@ def test_a_grey_picture_has_no_chroma() -> None:
     tokens = TENSORS["grey-in-colour-task.tokens"]
     assert np.abs(tokens[:1024]).max() > 1
     assert not tokens[1024:].any()
+
+
+def test_packed_numbers_may_begin_like_text() -> None:
+    numbers = np.array([np.frombuffer(b"ABC>", "<f4")[0]] * 40 + [0.1], "<f4")
+    channels, _, _ = inputs.read_window(numbers.tobytes(), 1)
+    np.testing.assert_array_equal(channels[0], numbers)

@@ -33,7 +33,7 @@ pub(crate) struct Repairs {
 
 /// Reads a payload; the number of channels is checked by [`treat`].
 pub(crate) fn read(channels: usize, payload: &[u8]) -> Result<Window, InputError> {
-    let Some(text) = text_of(payload) else {
+    let Some(text) = text_of(payload).filter(|text| !is_packed(text, payload.len(), channels)) else {
         return Ok(Window { channels: read_raw(channels, payload)?, ..Window::default() });
     };
     if text.trim_ascii_start().starts_with(b"[") || text.trim_ascii_start().starts_with(b"{") {
@@ -126,6 +126,15 @@ fn read_raw(channels: usize, payload: &[u8]) -> Result<Vec<Vec<f64>>, InputError
         .chunks_exact(4 * (numbers / channels))
         .map(|channel| channel.as_chunks::<4>().0.iter().map(|&b| f64::from(f32::from_le_bytes(b))).collect())
         .collect())
+}
+
+/// Whether what begins like text is packed after all: a run of equal numbers can have nothing but printable bytes. No
+/// text is so by chance, and JSON says what it is with its first character.
+fn is_packed(text: &[u8], length: usize, channels: usize) -> bool {
+    !text.trim_ascii_start().starts_with(b"[")
+        && !text.trim_ascii_start().starts_with(b"{")
+        && length.is_multiple_of(4 * channels)
+        && str::from_utf8(text).is_err()
 }
 
 /// The payload as text to be read as JSON or CSV, or `None` when it is raw numbers. Text that is neither must

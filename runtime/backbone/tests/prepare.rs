@@ -70,6 +70,16 @@ fn the_manifests_words_are_read_and_unknown_ones_refused() {
 }
 
 #[test]
+fn packed_numbers_may_begin_like_text() {
+    // 0.1 is cd cc cc 3d; this one is "ABC>" sixteen times and more, then something that is no UTF-8.
+    let mut numbers = vec![f32::from_le_bytes(*b"ABC>"); 40];
+    numbers.push(0.1);
+    let prepared = prepare(&window(1), &raw(&numbers)).unwrap();
+    let spelled = numbers.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    assert_eq!(patches(&prepared), patches(&prepare(&window(1), spelled.as_bytes()).unwrap()));
+}
+
+#[test]
 fn every_spelling_of_a_window_is_the_same_window() {
     let expected = patches(&prepare(&window(2), &raw(&[1.0, 2.5, -3.0, 0.25, 7.0, 7.5])).unwrap());
     for text in [

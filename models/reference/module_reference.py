@@ -29,7 +29,12 @@ TEMPERATURE = 0.25
 HORIZON, LEVELS = 3, (0.1, 0.5, 0.9)
 HUBER = 0.25
 CLASS_WEIGHTS = (1.0, 0.5, 3.0, 2.0)
-PENALTIES = tuple(2.0**j for j in range(8, -21, -1))
+PENALTIES = tuple(4.0**j for j in range(4, -11, -1))
+# By how much more the backbone's features are penalized.
+APART = (2.0**20, 2.0**10, 2.0**5, 1.0)
+# A forecast's features by what they are: the backbone's, the last value, that of a season before it, two of a calendar
+# (or whatever), and one per step the value a season before it.
+BACKBONE, LAST, BEFORE, SEASON = 4, 4, 5, (7, 8, 9)
 # Another BLAS adds in another order; a wrong formula is far off.
 TOLERANCE = 1e-9
 
@@ -143,24 +148,51 @@ def anomaly_sums(q: NDArray[np.int16], anomalous: NDArray) -> NDArray[np.int64]:
 
 
 class Ridge:
-    """One exit's regression of all steps, from the samples themselves, by the hat matrix."""
+    """One exit's regression of all steps, from the samples themselves, by the hat matrix.
 
-    def __init__(self, z: F64, y: F64, penalty: float | None):
-        n = len(z)
+    `patterned` tells it what the features are, and that there is a window at every step.
+    """
+
+    def __init__(self, z: F64, y: F64, penalty: float | None, patterned: bool = False):
+        n, steps = len(z), np.arange(1, HORIZON + 1)
         self.centre, self.mean, scale = z.mean(0), y.mean(0), z.std(0)
-        x, target = (z - self.centre) / scale, y - self.mean
+        overlap = (2 * steps**2 + 1) / (3 * steps) if patterned else np.ones(HORIZON)
+        shared, spent = np.zeros((HORIZON, FEATURES)), 0.0
+        if patterned:
+            shared, spent = self.pattern(z - self.centre, y - self.mean, overlap)
+        target = y - self.mean - (z - self.centre) @ shared.T
         best = None
-        for lam in PENALTIES if penalty is None else (penalty,):
-            inverse = np.linalg.inv(x.T @ x + n * lam * np.eye(x.shape[1]))
-            hat = x @ inverse @ x.T + 1 / n
-            rest = target - hat @ target
-            freedom = n - np.trace(hat)
-            score = n * (rest * rest).sum() / freedom**2
-            if best is None or score < best[0]:
-                best = (score, inverse @ x.T @ target, (rest * rest).sum(0) / freedom, lam)
-        _, beta, self.residual, self.penalty = best
-        self.weight = beta.T / scale
+        for apart in APART if patterned and penalty is None else (1.0,):
+            divisor = scale * np.where(np.arange(FEATURES) < BACKBONE, apart**0.5, 1.0)
+            x = (z - self.centre) / divisor
+            for lam in PENALTIES if penalty is None else (penalty,):
+                inverse = np.linalg.inv(x.T @ x + n * lam * np.eye(x.shape[1]))
+                hat = x @ inverse @ x.T + 1 / n
+                rest = target - hat @ target
+                freedom = n - overlap * (np.trace(hat) + spent)
+                score = n * ((rest * rest).sum(0) / freedom**2).sum()
+                if (freedom > 0).all() and (best is None or score < best[0]):
+                    slopes = (inverse @ x.T @ target).T / divisor
+                    best = (score, slopes, (rest * rest).sum(0) / freedom, lam)
+        _, slopes, residual, self.penalty = best
+        self.weight = slopes + shared
+        self.residual = np.clip(residual, 1e-6, np.maximum(1.0, y.var(0)))
         self.covariance = np.cov(z.T, bias=True)
+
+    @staticmethod
+    def pattern(x: F64, y: F64, overlap: F64) -> tuple[F64, float]:
+        """Slopes shared by all steps, as weights of every step, by least squares on (sample, step) pairs."""
+        near = 1 / np.arange(1, HORIZON + 1)
+        ones = np.ones(HORIZON)
+        shapes = [(SEASON, ones), *(([at] * HORIZON, part) for at in (LAST, BEFORE) for part in (ones, near))]
+        design = np.stack([x[:, list(at)] * part for at, part in shapes], -1).reshape(-1, len(shapes))
+        normal = design.T @ design / y.size
+        drawn = np.diag(normal) * overlap.mean() / (32 * len(x)) + 2.0**-20
+        slopes = np.linalg.solve(normal + np.diag(drawn), design.T @ y.ravel() / y.size)
+        weight = np.zeros((HORIZON, FEATURES))
+        for slope, (at, part) in zip(slopes, shapes, strict=True):
+            weight[np.arange(HORIZON), list(at)] += slope * part
+        return weight, len(shapes) / HORIZON
 
 
 def normal_quantiles() -> F64:
@@ -169,11 +201,11 @@ def normal_quantiles() -> F64:
     return np.array([NormalDist().inv_cdf(level) for level in LEVELS])
 
 
-def forecast_solve(z: F64, y: F64, penalty: float | None) -> F64:
+def forecast_solve(z: F64, y: F64, penalty: float | None, patterned: bool = False) -> F64:
     """Parameters of a forecast's moments module."""
     out = []
     for k in range(EXITS):
-        exit_ = Ridge(z[:, k], y, penalty)
+        exit_ = Ridge(z[:, k], y, penalty, patterned)
         point = exit_.mean - exit_.weight @ exit_.centre
         out += [np.repeat(exit_.weight, len(LEVELS), 0).ravel()]
         out += [(point[:, None] + exit_.residual[:, None] ** 0.5 * normal_quantiles()).ravel()]
@@ -522,6 +554,7 @@ def case() -> dict[str, NDArray]:
     content |= {"forecast.sums": forecast_sums(q, y), "anomaly.sums": anomaly_sums(q, anomalous)}
     for name, penalty in (("auto", None), ("fixed", 0.2)):
         content[f"forecast.solved.{name}"] = forecast_solve(z, target, penalty)
+        content[f"forecast.patterned.{name}"] = forecast_solve(z, target, penalty, patterned=True)
         content[f"forecast.start.{name}"] = forecast_start(z, target, penalty)
         content[f"anomaly.solved.{name}"] = whitening(normal, None, penalty)
         content[f"anomaly.start.{name}"] = whitening(normal, OUTPUTS, penalty)

@@ -52,7 +52,7 @@ def input_of(spec: dict[str, Any], data: Data, bundle: Bundle) -> dict[str, obje
     return out | {key: bundle.fit(key, spec[key]) for key in ("points", "side") if key in out}
 
 
-def _task(name: str, kind: str, bundle: Bundle, tables: dict[str, object], test: int = 0) -> str:
+def _task(name: str, kind: str, bundle: Bundle, tables: dict[str, object], test: int = 0, patience: int = 0) -> str:
     """`test` is the number of test samples, half of which calibrate early exits; 0 where that is no matter."""
     fixed = protocol()["classify"]
     few = 0 < test // 2 < fixed["exits"]["few"]
@@ -61,7 +61,7 @@ def _task(name: str, kind: str, bundle: Bundle, tables: dict[str, object], test:
     training = {key: fixed[key] for key in ("epochs", "batch", "learning_rate", "weight_decay", "dropout")}
     # The same everywhere: no set has its own training.
     values = {"name": name, "kind": kind, "backbone": bundle.name, **tables}
-    values |= {"exits": exits, "training": training | {"patience": 0}}
+    values |= {"exits": exits, "training": training | {"patience": patience}}
     return "".join(f"{key} = {_table(v) if isinstance(v, dict) else _value(v)}\n" for key, v in values.items())
 
 
@@ -80,9 +80,9 @@ def forecast_manifest(name: str, spec: dict[str, Any], bundle: Bundle, step_s: f
     table |= {"quantiles": protocol()["forecast"]["quantiles"], "step_s": step_s}
     if spec["calendar"]:
         table["calendar"] = [{"period": int(period), "harmonics": 1} for period in spec["calendar"]]
-    lags = {1} | {spec["season"] - h % spec["season"] for h in range(spec["horizon"])}
+    lags = {1, spec["season"] + 1} | {spec["season"] - h % spec["season"] for h in range(spec["horizon"])}
     module = {"kind": "moments", "features": projected + len(lags) + 2 * len(spec["calendar"])}
-    return _task(name, "forecast", bundle, {"input": taken, "module": module, "forecast": table})
+    return _task(name, "forecast", bundle, {"input": taken, "module": module, "forecast": table}, patience=5)
 
 
 def anomaly_manifest(name: str, spec: dict[str, Any], data: Data, bundle: Bundle) -> str:

@@ -79,7 +79,8 @@ impl PersonalJob {
             let prior = task.log_prior(&job.train);
             let trained = job.candidate.shared.clone();
             let (heldout, objective) = (job.heldout.clone(), job.objective.clone());
-            Stage::Choose(Box::new(Chooser::new(shape, closed.clone(), trained, heldout, objective, prior)))
+            let chooser = Chooser::new(shape, closed.clone(), trained, heldout, objective, prior);
+            Stage::Choose(Box::new(chooser.overlapping(task.manifest.heldout_overlap())))
         } else {
             job.fine_tune(job.candidate.shared.clone())?
         };

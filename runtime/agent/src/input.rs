@@ -7,8 +7,6 @@ use loadonce_backbone::{Bundle, InputError, InputSpec, MAX_TAIL, Prepared, Prepa
 use loadonce_control::{ForecastSpec, Input, TaskManifest};
 use serde::Deserialize;
 
-/// Keeps a constant channel's values finite, as in standardizing.
-const LEAST_DEVIATION: f64 = 1e-4;
 /// Longest name of a series.
 const MAX_SERIES: usize = 64;
 
@@ -74,8 +72,9 @@ impl Reader {
         };
         let place = place(payload)?;
         let channel = prepared.channels().get(forecast.target).ok_or(Refusal::NotFinite)?;
-        let scale = Scale { mean: channel.mean(), deviation: channel.deviation() + LEAST_DEVIATION };
         let tail = channel.tail();
+        let (mean, deviation) = forecast.scale(channel.mean(), channel.deviation(), tail);
+        let scale = Scale { mean, deviation };
         for &lag in &self.lags {
             let value = tail.len().checked_sub(lag).map(|at| tail[at]);
             let value = value.ok_or(Refusal::ShortWindow { lag, length: tail.len() })?;

@@ -38,7 +38,7 @@ pub(crate) struct Mark {
 /// Where a window's target lies: a value is (value − mean) / deviation in the window's own units.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Scale {
-    /// Mean of the target channel.
+    /// What the target's values are measured from: its mean, or its level where the task has a season.
     pub mean: f64,
     /// Its standard deviation, never 0.
     pub deviation: f64,

@@ -12,7 +12,7 @@ pub use kinds::{
 
 use loadonce_module::{
     CalibrationConfig, Choose, Head, MAX_FILE_BYTES, Objective, Penalty, PersonalConfig, Recipe, Shape,
-    ShapeError, Shrinkage, SolveOptions, Sums, TrainConfig, TrainError,
+    ShapeError, Shrinkage, SolveOptions, Sums, TrainConfig, TrainError, overlap,
 };
 use loadonce_wire::Name;
 use loadonce_wire::limits::MAX_BLOB;
@@ -381,7 +381,17 @@ impl TaskManifest {
             shrinkage: self.module.shrinkage,
             penalty: self.module.penalty,
             class_weights: self.classify.weights.clone(),
+            regressors: self.forecast.as_ref().map(ForecastSpec::regressors).unwrap_or_default(),
         }
+    }
+
+    /// How many of a gateway's held-out samples say as much as one that is independent: the overlap of a forecast's
+    /// windows, mean over the steps, thinned by the share that is held out; 1 for the other kinds.
+    pub fn heldout_overlap(&self) -> f64 {
+        let Some(forecast) = &self.forecast else { return 1.0 };
+        let of_steps = overlap(forecast.horizon, forecast.every);
+        let whole = of_steps.iter().sum::<f64>() / of_steps.len().max(1) as f64;
+        1.0 + self.sync.heldout * (whole - 1.0)
     }
 
     /// What training minimizes.

@@ -5,7 +5,8 @@
 //! "Classification and Regression Trees", §3.4.3, with the simpler module favoured). Losses are those of the last
 //! exit; of an anomaly task, where a module's scale means nothing, the loss of a held-out anomaly is the share of
 //! held-out normal samples that score above it, whose mean is 1 less the area under the ROC curve (DeLong et al.
-//! 1988). With fewer than two losses nothing is proven and the closed form serves.
+//! 1988). With fewer than two losses nothing is proven and the closed form serves. Losses of overlapping windows say less
+//! than their number: the error grows by the root of [`Chooser::overlapping`].
 
 use serde::{Deserialize, Serialize};
 
@@ -45,11 +46,16 @@ pub struct Choice {
 
 /// Decides by paired losses of the same samples.
 pub fn choose(closed: &[f64], trained: &[f64]) -> Choice {
+    choose_overlapping(closed, trained, 1.0)
+}
+
+/// The same where so many losses say as much as one that is independent.
+fn choose_overlapping(closed: &[f64], trained: &[f64], overlap: f64) -> Choice {
     let n = closed.len().min(trained.len());
     let differences = || closed.iter().zip(trained).map(|(a, b)| a - b);
     let mean = differences().sum::<f64>() / n.max(1) as f64;
     let spread = differences().map(|d| (d - mean) * (d - mean)).sum::<f64>();
-    let error = if n < 2 { f64::INFINITY } else { (spread / ((n - 1) as f64 * n as f64)).sqrt() };
+    let error = if n < 2 { f64::INFINITY } else { (overlap * spread / ((n - 1) as f64 * n as f64)).sqrt() };
     let trained = mean.is_finite() && mean > error;
     // What is not a number does not travel as JSON.
     let finite = |x: f64| if x.is_finite() { x } else { 0.0 };
@@ -67,6 +73,7 @@ pub struct Chooser {
     done: usize,
     figures: [Vec<f64>; 2],
     outputs: Vec<f32>,
+    overlap: f64,
 }
 
 impl Chooser {
@@ -82,7 +89,14 @@ impl Chooser {
     ) -> Self {
         let outputs = vec![0.0; shape.exits * shape.outputs];
         let (modules, figures) = ([closed, trained], [Vec::new(), Vec::new()]);
-        Self { shape, modules, heldout, objective, offset, done: 0, figures, outputs }
+        Self { shape, modules, heldout, objective, offset, done: 0, figures, outputs, overlap: 1.0 }
+    }
+
+    /// So many held-out samples, at least 1, say as much as one that is independent.
+    #[must_use]
+    pub fn overlapping(mut self, overlap: f64) -> Self {
+        self.overlap = overlap.max(1.0);
+        self
     }
 
     /// Looks at more samples; the decision once all are done.
@@ -105,7 +119,7 @@ impl Chooser {
         self.done = end;
         (end == self.heldout.n()).then(|| {
             let [closed, trained] = [0, 1].map(|i| self.losses(&self.figures[i]));
-            choose(&closed, &trained)
+            choose_overlapping(&closed, &trained, self.overlap)
         })
     }
 
@@ -142,6 +156,9 @@ mod tests {
         let choice = choose(&[2.0, 3.0, 4.0], &[1.0; 3]);
         assert!(choice.trained && (choice.gain - 2.0).abs() < 1e-12);
         assert!((choice.error - (1.0f64 / 3.0).sqrt()).abs() < 1e-12);
+        let overlapping = choose_overlapping(&[2.0, 3.0, 4.0], &[1.0; 3], 4.0);
+        assert!(overlapping.trained && (overlapping.error - 2.0 * choice.error).abs() < 1e-12);
+        assert!(!choose_overlapping(&[2.0, 3.0, 4.0], &[1.0; 3], 12.5).trained);
         // Differences −1, 1, 1: mean 1/3, standard error 2/3.
         assert!(!choose(&[0.0, 2.0, 2.0], &[1.0; 3]).trained);
         assert!(!choose(&[9.0], &[1.0]).trained && !choose(&[], &[]).trained);

@@ -1,15 +1,15 @@
 //! The forecast that exact sums define: ridge regression per exit, in closed form.
 //!
-//! Features and targets are centred by their own means, and features divided by their standard deviations, so one
-//! penalty treats all alike. With R the correlation matrix of the features, c_h the covariances of the scaled
-//! features with target h and n samples, β_h = (R + λI)⁻¹ c_h. The penalty λ, one for all steps of an exit, is fixed or
-//! minimizes the generalized cross-validation score Σ_h (RSS_h / n) / (1 − (1 + df)/n)² with df = tr R(R + λI)⁻¹
-//! (Golub, Heath & Wahba 1979, "Generalized cross-validation as a method for choosing a good ridge parameter", eq.
-//! 1.4, the mean counted as one more degree of freedom). RSS_h / n = var y_h − β_h·c_h − λ|β_h|², so all of it comes
-//! from the sums. The quantile at level q is point + σ_h Φ⁻¹(q), with σ_h² = RSS_h / (n − 1 − df).
-//!
-//! Cross-validation takes samples for independent. Windows that overlap share noise in features and targets; then it
-//! leans to too small a penalty, and a fixed one may do better.
+//! Features and targets are centred by their own means. First the steps' common pattern is found (`pattern`); what it
+//! leaves of a target, step by step, is drawn to 0 by a ridge. There features are divided by their standard deviations,
+//! those of the backbone moreover by √ρ, so that a penalty λ on all is one of λρ on them. With R the second moments of
+//! these features, c_h the covariances with what is left of target h and n samples, β_h = (R + λI)⁻¹ c_h. λ and ρ, one
+//! pair for all steps of an exit, are fixed (ρ = 1) or minimize the generalized cross-validation score
+//! Σ_h (RSS_h / n) / (1 − α_h (1 + p + df)/n)² with df = tr R(R + λI)⁻¹, p the pattern's degrees of freedom and one for
+//! the mean (Golub, Heath & Wahba 1979, "Generalized cross-validation as a method for choosing a good ridge
+//! parameter", eq. 1.4). α_h ≥ 1 is the overlap of windows: cross-validation takes samples for independent, and
+//! counting n / α_h of them keeps it from too small a penalty. RSS_h / n = var − β_h·c_h − λ|β_h|², so all of it comes
+//! from the sums. The quantile at level q is point + σ_h Φ⁻¹(q), with σ_h² = RSS_h / (n − α_h (1 + p + df)).
 //!
 //! Variances and covariances are n Σab − Σa Σb in integers: nothing cancels, however far a mean is from zero.
 
@@ -18,22 +18,25 @@ use serde::{Deserialize, Serialize};
 use crate::dense::{cholesky, cholesky_solve, dot, lower_inverse, unpack};
 use crate::head::Quantiles;
 use crate::normal::normal_quantile;
-use crate::solve::SolveError;
+use crate::pattern::overlap;
+use crate::solve::{SolveError, SolveOptions};
 use crate::sums::Sums;
 
-/// How strongly a forecast's regression is drawn towards the mean.
+/// How strongly a forecast's regression is drawn towards its pattern, or its mean.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Penalty {
     /// Always this λ, above 0, in units of a feature's variance.
     Fixed(f64),
-    /// The λ of [`GRID`] that generalized cross-validation prefers.
+    /// The λ, and what the backbone's features bear beyond it, that generalized cross-validation prefers.
     #[default]
     Auto,
 }
 
-/// Penalties tried: 2^j from the largest j down; of equals the largest wins.
-const GRID: std::ops::RangeInclusive<i32> = -20..=8;
+/// Penalties tried: 4^j from the largest j down; of equals the largest wins.
+const GRID: std::ops::RangeInclusive<i32> = -10..=4;
+/// By how much more the backbone's features are penalized than lags and calendar: 2^j, in this order.
+const APART: [i32; 4] = [20, 10, 5, 0];
 /// Features of less variance are constant but for rounding, and are left out.
 const LEAST_VARIANCE: f64 = 1e-6;
 /// Least residual variance, so that quantiles stay apart.
@@ -95,7 +98,8 @@ struct Fit {
     freedom: f64,
 }
 
-pub(crate) fn ridge(sums: &Sums, k: usize, penalty: Penalty) -> Result<Ridge, SolveError> {
+pub(crate) fn ridge(sums: &Sums, k: usize, options: &SolveOptions) -> Result<Ridge, SolveError> {
+    let (penalty, regressors) = (options.penalty, &options.regressors);
     if let Penalty::Fixed(value) = penalty
         && !(value > 0.0 && value <= 1e6)
     {
@@ -111,58 +115,125 @@ pub(crate) fn ridge(sums: &Sums, k: usize, penalty: Penalty) -> Result<Ridge, So
     let corrupt = SolveError::NotACovariance { exit: k + 1 };
     let (d, (sum_y, square_y)) = (sums.features(), sums.targets());
     let Moments { samples, centre, covariance } = moments(n, sums.plain(k), sums.gram(k));
-    let spread: Vec<f64> = sum_y.iter().zip(square_y).map(|(&y, &yy)| centred(n, yy, y, y)).collect();
-    if covariance.iter().step_by(d + 1).chain(&spread).any(|&v| !v.is_finite() || v < 0.0) {
+    let variance: Vec<f64> = sum_y.iter().zip(square_y).map(|(&y, &yy)| centred(n, yy, y, y)).collect();
+    if covariance.iter().step_by(d + 1).chain(&variance).any(|&v| !v.is_finite() || v < 0.0) {
         return Err(corrupt);
     }
     let scale: Vec<f64> = covariance.iter().step_by(d + 1).map(|v| v.sqrt()).collect();
     let kept: Vec<bool> = scale.iter().map(|s| s * s >= LEAST_VARIANCE).collect();
-    let mut correlation = vec![0.0; d * d];
-    for i in 0..d {
-        correlation[i * d + i] = 1.0;
-        for j in (0..d).filter(|&j| j != i && kept[i] && kept[j]) {
-            correlation[i * d + j] = covariance[i * d + j] / (scale[i] * scale[j]);
-        }
+    let mut cross = Vec::with_capacity(sum_y.len() * d);
+    for (&sum_y, row) in sum_y.iter().zip(sums.cross(k).chunks_exact(d)) {
+        cross.extend(row.iter().zip(sums.plain(k)).map(|(&yz, &z)| centred(n, yz, sum_y, z)));
     }
-    let mut target = vec![0.0; sum_y.len() * d];
-    for (h, (row, cross)) in target.chunks_exact_mut(d).zip(sums.cross(k).chunks_exact(d)).enumerate() {
-        for j in (0..d).filter(|&j| kept[j]) {
-            row[j] = centred(n, cross[j], sum_y[h], sums.plain(k)[j]) / scale[j];
-        }
-    }
-    let fit = |lambda| fit(&correlation, &target, &spread, &kept, lambda);
-    let left = |freedom: f64| samples - 1.0 - freedom;
-    let mut best: Option<(f64, Fit)> = None;
-    let grid: Vec<f64> = match penalty {
-        Penalty::Fixed(lambda) => vec![lambda],
-        Penalty::Auto => GRID.rev().map(|j| 2f64.powi(j)).collect(),
+    let alpha = overlap(sum_y.len(), regressors.every);
+    let pattern = regressors.pattern(samples, &alpha, &covariance, &cross);
+    let shared = pattern.as_ref().map_or(0.0, |pattern| pattern.freedom);
+    let mut weight = pattern.map_or_else(|| vec![0.0; cross.len()], |pattern| pattern.weight);
+    let spread = less(&mut cross, &variance, &weight, &covariance);
+
+    let left = |freedom: f64| -> Vec<f64> {
+        alpha.iter().map(|alpha| samples - alpha * (1.0 + shared + freedom)).collect()
     };
-    for lambda in grid {
-        let fit = fit(lambda).ok_or(corrupt)?;
-        let share = left(fit.freedom) / samples;
-        let score = fit.residual.iter().sum::<f64>() / (share * share);
-        let better = share > 0.0 && best.as_ref().is_none_or(|(least, _)| score < *least);
-        if better || matches!(penalty, Penalty::Fixed(_)) {
-            best = Some((score, fit));
+    let (lambdas, apart): (Vec<f64>, &[i32]) = match penalty {
+        Penalty::Fixed(lambda) => (vec![lambda], &[0]),
+        Penalty::Auto if (1..d).contains(&regressors.extras) => (grid(), &APART),
+        Penalty::Auto => (grid(), &[0]),
+    };
+    // Too few samples for any slope: the pattern, or the mean, alone.
+    let (mut least, mut best) = (f64::INFINITY, Fit::none(&spread, d));
+    for &apart in apart {
+        let backbone = d.saturating_sub(regressors.extras);
+        let divisor: Vec<f64> = (0..d)
+            .map(|j| if j < backbone { scale[j] * 2f64.powi(apart).sqrt() } else { scale[j] })
+            .collect();
+        let system = System::new(&covariance, &cross, &divisor, &kept);
+        for &lambda in &lambdas {
+            let mut fit = system.fit(&spread, &kept, lambda).ok_or(corrupt)?;
+            let left = left(fit.freedom);
+            let free = left.iter().all(|&left| left > 0.0);
+            let score: f64 = fit.residual.iter().zip(&left).map(|(rss, left)| rss / (left * left)).sum();
+            if (free && score < least) || matches!(penalty, Penalty::Fixed(_)) {
+                for row in fit.beta.chunks_exact_mut(d) {
+                    for j in 0..d {
+                        row[j] = if kept[j] { row[j] / divisor[j] } else { 0.0 };
+                    }
+                }
+                (least, best) = (score, fit);
+            }
+            if !free {
+                // A smaller penalty leaves still less.
+                break;
+            }
         }
     }
-    // Too few samples for any slope: the mean alone.
-    let alone = || Fit { beta: vec![0.0; target.len()], residual: spread.clone(), freedom: 0.0 };
-    let fit = best.map_or_else(alone, |(_, fit)| fit);
-    let rest = left(fit.freedom);
-    let residual = fit
-        .residual
-        .iter()
-        .map(|rss| if rest > 0.0 { (rss * samples / rest).max(LEAST_RESIDUAL) } else { PRIOR_VARIANCE });
+    weight.iter_mut().zip(&best.beta).for_each(|(weight, beta)| *weight += beta);
+    let residual =
+        best.residual.iter().zip(left(best.freedom)).zip(&variance).map(|((rss, left), variance)| {
+            if left > 0.0 {
+                (rss * samples / left).clamp(LEAST_RESIDUAL, variance.max(PRIOR_VARIANCE))
+            } else {
+                PRIOR_VARIANCE
+            }
+        });
     let residual = residual.collect();
-    let mut weight = fit.beta;
-    for row in weight.chunks_exact_mut(d) {
-        for j in 0..d {
-            row[j] = if kept[j] { row[j] / scale[j] } else { 0.0 };
-        }
-    }
     let mean = sum_y.iter().map(|&y| y as f64 / (samples * 4096.0)).collect();
     Ok(Ridge { centre, covariance, weight, mean, residual })
+}
+
+/// Penalties tried, the largest first.
+fn grid() -> Vec<f64> {
+    GRID.rev().map(|j| 4f64.powi(j)).collect()
+}
+
+/// Takes what `weight` explains (`horizon × d`) out of the covariances of features and targets, and gives the variance
+/// that is left of each target: var y − 2 w·c + wᵀ C w.
+fn less(cross: &mut [f64], variance: &[f64], weight: &[f64], covariance: &[f64]) -> Vec<f64> {
+    let d = weight.len() / variance.len().max(1);
+    let rows = cross.chunks_exact_mut(d).zip(weight.chunks_exact(d)).zip(variance);
+    let left = rows.map(|((cross, weight), variance)| {
+        let explained: Vec<f64> = covariance.chunks_exact(d).map(|row| dot(row, weight)).collect();
+        let left = variance - 2.0 * dot(weight, cross) + dot(weight, &explained);
+        cross.iter_mut().zip(&explained).for_each(|(cross, explained)| *cross -= explained);
+        left.max(0.0)
+    });
+    left.collect()
+}
+
+/// R and c_h of the scaled features.
+struct System {
+    moments: Vec<f64>,
+    target: Vec<f64>,
+}
+
+impl System {
+    fn new(covariance: &[f64], cross: &[f64], divisor: &[f64], kept: &[bool]) -> Self {
+        let d = divisor.len();
+        let mut moments = vec![0.0; d * d];
+        for i in 0..d {
+            moments[i * d + i] = 1.0;
+            for j in (0..d).filter(|&j| kept[i] && kept[j]) {
+                moments[i * d + j] = covariance[i * d + j] / (divisor[i] * divisor[j]);
+            }
+        }
+        let mut target = cross.to_vec();
+        for row in target.chunks_exact_mut(d) {
+            for j in 0..d {
+                row[j] = if kept[j] { row[j] / divisor[j] } else { 0.0 };
+            }
+        }
+        Self { moments, target }
+    }
+
+    fn fit(&self, spread: &[f64], kept: &[bool], lambda: f64) -> Option<Fit> {
+        fit(&self.moments, &self.target, spread, kept, lambda)
+    }
+}
+
+impl Fit {
+    /// No slope at all.
+    fn none(spread: &[f64], d: usize) -> Self {
+        Self { beta: vec![0.0; spread.len() * d], residual: spread.to_vec(), freedom: 0.0 }
+    }
 }
 
 fn fit(correlation: &[f64], target: &[f64], spread: &[f64], kept: &[bool], lambda: f64) -> Option<Fit> {
@@ -194,12 +265,12 @@ fn fit(correlation: &[f64], target: &[f64], spread: &[f64], kept: &[bool], lambd
 pub(crate) fn forecast_solve(
     sums: &Sums,
     quantiles: &Quantiles,
-    penalty: Penalty,
+    options: &SolveOptions,
 ) -> Result<Vec<f32>, SolveError> {
     let (exits, d, horizon) = sums.sizes();
     let mut params = Vec::with_capacity(exits * horizon * quantiles.len() * (d + 1));
     for k in 0..exits {
-        let exit = ridge(sums, k, penalty)?;
+        let exit = ridge(sums, k, options)?;
         for row in exit.weight.chunks_exact(d) {
             for _ in 0..quantiles.len() {
                 params.extend(row.iter().map(|w| *w as f32));

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::dense::{cholesky, cholesky_solve, dot};
 use crate::head::Head;
+use crate::pattern::Regressors;
 use crate::ridge::{Penalty, forecast_solve};
 use crate::shape::{Recipe, Shape};
 use crate::start::{forecast_start, ladder_start};
@@ -209,6 +210,8 @@ pub struct SolveOptions {
     pub shrinkage: Shrinkage,
     /// Of a forecast's ridge regression.
     pub penalty: Penalty,
+    /// What a forecast's features and windows are.
+    pub regressors: Regressors,
     /// Weight of each class, above 0; empty weighs all alike.
     pub class_weights: Vec<f32>,
 }
@@ -237,9 +240,9 @@ pub fn closed_form(shape: &Shape, sums: &Sums, options: &SolveOptions) -> Result
             Ok(params)
         }
         (Head::Forecast { quantiles, .. }, Recipe::Ladder { rank }) => {
-            forecast_start(sums, rank, &quantiles, options.penalty)
+            forecast_start(sums, rank, &quantiles, options)
         }
-        (Head::Forecast { quantiles, .. }, _) => forecast_solve(sums, &quantiles, options.penalty),
+        (Head::Forecast { quantiles, .. }, _) => forecast_solve(sums, &quantiles, options),
         (Head::Anomaly, Recipe::Moments) => whitening(sums, shrinkage),
         (Head::Anomaly, _) => leading_rows(sums, shape.outputs, shrinkage),
     }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::data::{Dataset, Targets};
 use crate::evaluate::{Eval, Evaluation};
 use crate::gradient::{Batch, Scratch, loss_and_gradient};
+use crate::head::Head;
 use crate::loss::Objective;
 use crate::optimizer::AdamW;
 use crate::random::Random;
@@ -24,9 +25,9 @@ pub struct TrainConfig {
     pub batch: usize,
     /// Learning rate of the first step; it falls linearly to a tenth at the last.
     pub learning_rate: f32,
-    /// Decoupled weight decay of weight matrices.
+    /// Decoupled weight decay of weight matrices; not of a forecast, see [`Trainer`].
     pub weight_decay: f32,
-    /// Share of features set to zero in training, 0 up to 0.9.
+    /// Share of features set to zero in training, 0 up to 0.9; not of a forecast, see [`Trainer`].
     pub dropout: f32,
     /// Epochs without a better held-out loss before training stops and the best parameters are restored; 0
     /// never stops early and keeps the last. Also ignored with fewer than [`MIN_EARLY_STOP`] held-out samples.
@@ -161,6 +162,10 @@ enum Phase {
 
 /// Training as a state machine: every [`Trainer::step`] is at most one optimizer step or one slice of a held-out
 /// evaluation, so whatever else wants the processor waits no longer than that.
+///
+/// Both dropout and decay draw weights to 0. That suits logits; a forecast whose weights shrink falls back to its
+/// window's level, whatever the closed form it started from had found. So a forecast is trained without either, and
+/// what guards it is the early stop.
 #[derive(Clone, Debug)]
 pub struct Trainer {
     shape: Shape,
@@ -215,10 +220,11 @@ impl Trainer {
         if train.n() == 0 {
             return Err(TrainError::NoSamples);
         }
+        let forecast = matches!(shape.head, Head::Forecast { .. });
         let mut trainer = Self {
             grad: vec![0.0; start.len()],
             scratch: Scratch::new(&shape),
-            optimizer: AdamW::new(&shape, config.weight_decay),
+            optimizer: AdamW::new(&shape, if forecast { 0.0 } else { config.weight_decay }),
             random: Random::new(config.seed),
             order: (0..train.n()).collect(),
             at: 0,
@@ -289,7 +295,7 @@ impl Trainer {
             self.batch_z.extend_from_slice(self.train.row(i));
             self.batch_targets.push(self.train.targets.at(i));
         }
-        if self.config.dropout > 0.0 {
+        if self.config.dropout > 0.0 && !matches!(self.shape.head, Head::Forecast { .. }) {
             let scale = 1.0 / (1.0 - self.config.dropout);
             for z in &mut self.batch_z {
                 *z = if self.random.uniform() < self.config.dropout { 0.0 } else { *z * scale };

@@ -1,7 +1,7 @@
 //! The crate against `models/reference/module_reference.py`, which is written apart from it, in f64.
 
 use loadonce_module::{
-    Batch, ForecastLoss, Head, Objective, Penalty, Quantiles, Recipe, Scratch, Shape, Shrinkage,
+    Batch, ForecastLoss, Head, Objective, Penalty, Quantiles, Recipe, Regressors, Scratch, Shape, Shrinkage,
     SolveOptions, Statistic, Sums, Targets, closed_form, dequantize, forward, ladder_start,
     loss_and_gradient, metrics, quantize, solve,
 };
@@ -166,7 +166,18 @@ fn closed_forms_of_the_other_kinds_agree_with_the_reference() {
     for (name, shrinkage, penalty) in
         [("auto", Shrinkage::Auto, Penalty::Auto), ("fixed", Shrinkage::Fixed(0.2), Penalty::Fixed(0.2))]
     {
-        let options = SolveOptions { shrinkage, penalty, class_weights: vec![1.0, 0.5, 3.0, 2.0] };
+        let options = SolveOptions {
+            shrinkage,
+            penalty,
+            class_weights: vec![1.0, 0.5, 3.0, 2.0],
+            ..SolveOptions::default()
+        };
+        let season = vec![3, 2, 1];
+        let regressors = Regressors { extras: 6, season, last: Some(6), before: Some(5), every: 1 };
+        let patterned = SolveOptions { regressors, ..options.clone() };
+        let params = closed_form(&FORECAST, &forecast, &patterned).expect("solvable");
+        let off = difference(&params, &case.f64(&format!("forecast.patterned.{name}")));
+        assert!(off < 2e-5, "forecast.patterned.{name}: {off}");
         let ladder = Shape { recipe: Recipe::Ladder { rank: 2 }, ..FORECAST };
         let probe = Shape { recipe: Recipe::Probe, outputs: 4, ..ANOMALY };
         for (shape, sums, array) in [

@@ -75,31 +75,62 @@ impl Bench<'_> {
 
     /// Makes the module: in closed form, and trained from there where the recipe trains.
     pub(crate) fn fit(&self, recipe: Recipe, rows: &[usize], seed: u64) -> Result<Vec<f32>, String> {
+        let start = self.closed(recipe, rows)?;
+        if recipe == Recipe::Moments {
+            return Ok(start);
+        }
+        self.train(recipe, start, rows, &[], seed)
+    }
+
+    /// The closed form of a recipe.
+    pub(crate) fn closed(&self, recipe: Recipe, rows: &[usize]) -> Result<Vec<f32>, String> {
         let shape = self.shape(recipe);
         shape.validate().map_err(text)?;
         let mut sums = Sums::for_shape(&shape).map_err(text)?;
         let mut z = vec![0; shape.exits * shape.features];
-        let mut data = Dataset::default();
         for &row in rows {
             quantize_all(self.features.row(row), &mut z).map_err(text)?;
-            let stored: Vec<f32> = z.iter().map(|&q| dequantize(q)).collect();
             if matches!(shape.head, Head::Forecast { .. }) {
                 let y: Vec<i16> = self.targets(row).into_iter().map(quantize).collect();
                 sums.add_values(&z, &y, 1).map_err(text)?;
-                let y: Vec<f32> = y.iter().map(|&q| dequantize(q)).collect();
-                data.push_target(&stored, Target::Values(&y));
             } else {
                 sums.add(&z, self.set.labels[row], 1).map_err(text)?;
+            }
+        }
+        closed_form(&shape, &sums, &self.manifest.solve_options()).map_err(text)
+    }
+
+    /// Labelled samples as a gateway keeps them.
+    pub(crate) fn stored(&self, rows: &[usize]) -> Result<Dataset, String> {
+        let mut data = Dataset::default();
+        let mut z = vec![0; self.features.exits * self.features.width];
+        for &row in rows {
+            quantize_all(self.features.row(row), &mut z).map_err(text)?;
+            let stored: Vec<f32> = z.iter().map(|&q| dequantize(q)).collect();
+            if self.manifest.kind == TaskKind::Forecast {
+                let y: Vec<f32> = self.targets(row).into_iter().map(|y| dequantize(quantize(y))).collect();
+                data.push_target(&stored, Target::Values(&y));
+            } else {
                 data.push(&stored, self.set.labels[row]);
             }
         }
-        let start = closed_form(&shape, &sums, &self.manifest.solve_options()).map_err(text)?;
-        if recipe == Recipe::Moments {
-            return Ok(start);
-        }
+        Ok(data)
+    }
+
+    /// A trained module; `heldout` rows stop the training early where the manifest is patient.
+    pub(crate) fn train(
+        &self,
+        recipe: Recipe,
+        start: Vec<f32>,
+        rows: &[usize],
+        heldout: &[usize],
+        seed: u64,
+    ) -> Result<Vec<f32>, String> {
+        let shape = self.shape(recipe);
         let config = TrainConfig { seed, ..self.manifest.training.clone() };
         let (objective, none) = (self.manifest.objective(), vec![0.0; shape.outputs]);
-        let trainer = Trainer::new(shape, start, data, Dataset::default(), objective, none, config);
+        let (data, heldout) = (self.stored(rows)?, self.stored(heldout)?);
+        let trainer = Trainer::new(shape, start, data, heldout, objective, none, config);
         let mut trainer = trainer.map_err(text)?;
         while !matches!(trainer.step(), Progress::Done) {}
         Ok(trainer.finish().params)

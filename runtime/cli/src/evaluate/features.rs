@@ -3,7 +3,7 @@
 use super::error::EvaluateError;
 use crate::data::DataSet;
 use loadonce_backbone::{Backbone, Channel, InputSpec, Prepared, Preparer};
-use loadonce_control::{Input, TaskManifest};
+use loadonce_control::{ForecastSpec, Input, TaskManifest};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use std::collections::HashMap;
@@ -56,9 +56,9 @@ impl Features {
         // Both sides write the declaration alike.
         let spec: InputSpec =
             serde_json::to_value(&manifest.input).and_then(serde_json::from_value).map_err(|e| failed(&e))?;
-        let lags = manifest.forecast.as_ref().map(loadonce_control::ForecastSpec::lags).unwrap_or_default();
+        let lags = manifest.forecast.as_ref().map(ForecastSpec::lags).unwrap_or_default();
         let preparer = Preparer::new(bundle, &spec).map_err(|e| failed(&e))?;
-        let preparer = preparer.keep_tail(lags.last().copied().unwrap_or(0));
+        let preparer = preparer.keep_tail(manifest.forecast.as_ref().map_or(0, ForecastSpec::reach));
         let per_channel = manifest.features_per_channel(directions);
         let width = per_channel * manifest.input.channels() + manifest.extras();
         let one = |sample: usize| -> Result<(Vec<f32>, (f64, f64)), EvaluateError> {
@@ -197,7 +197,11 @@ fn extras(
     let mut extras = input.levels().to_vec();
     let target = manifest.forecast.as_ref().map_or(0, |forecast| forecast.target);
     let channel = input.channels().get(target).ok_or("it has no such channel")?;
-    let scale = (channel.mean(), channel.deviation() + FLOOR);
+    let (mean, deviation) = (channel.mean(), channel.deviation());
+    let scale = manifest
+        .forecast
+        .as_ref()
+        .map_or((mean, deviation + FLOOR), |forecast| forecast.scale(mean, deviation, channel.tail()));
     extras.extend(lags.iter().map(|&lag| lagged(channel, lag, scale)).collect::<Result<Vec<_>, _>>()?);
     if manifest.forecast.as_ref().is_some_and(|forecast| !forecast.calendar.is_empty()) {
         let times = set.future.as_ref().map(|future| future.times.as_slice()).unwrap_or_default();

@@ -2,7 +2,7 @@
 
 use super::bench::{Bench, Early};
 use loadonce_module::metrics::{mase, weighted_quantile_loss};
-use loadonce_module::{Decider, Head, Recipe, Served};
+use loadonce_module::{Choice, Choose, Chooser, Decider, Head, Recipe, Served, overlap};
 use serde::Serialize;
 
 /// Figures of one module.
@@ -10,6 +10,9 @@ use serde::Serialize;
 pub(crate) struct Figures {
     /// `moments`, `probe` or `ladder`.
     pub(crate) recipe: &'static str,
+    /// What `module.choose` decided, where it had to: these are then the figures of what serves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) choice: Option<Choice>,
     /// Training windows.
     pub(crate) samples: usize,
     /// Test origins.
@@ -39,6 +42,40 @@ fn quantiles(bench: &Bench<'_>, decider: &mut Decider, served: &Served<'_>, row:
         .collect()
 }
 
+/// Makes the module that serves. Where the manifest leaves the choice to held-out samples, these are the last training
+/// windows, `sync.heldout` of all, and those whose horizon reaches into them are left out. The closed form that serves
+/// is that of all training windows.
+fn serve(bench: &Bench<'_>, recipe: Recipe) -> Result<(Vec<f32>, Option<Choice>), String> {
+    let (rows, manifest) = (&bench.set.train, bench.manifest);
+    let seed = manifest.training.seed;
+    let Some(forecast) = &manifest.forecast else { return Err("the manifest has no [forecast]".into()) };
+    if recipe == Recipe::Moments || manifest.module.choose == Choose::Trained {
+        return Ok((bench.fit(recipe, rows, seed)?, None));
+    }
+    let count = (rows.len() as f64 * manifest.sync.heldout).ceil() as usize;
+    let (first, heldout) = rows.split_at(rows.len() - count.min(rows.len()));
+    let reaching = (forecast.horizon - 1) / forecast.every;
+    let first = &first[..first.len().saturating_sub(reaching)];
+    if manifest.module.choose == Choose::Moments || first.is_empty() || heldout.is_empty() {
+        return Ok((bench.closed(recipe, rows)?, None));
+    }
+    let closed = bench.closed(recipe, first)?;
+    let trained = bench.train(recipe, closed.clone(), first, heldout, seed)?;
+    let shape = bench.shape(recipe);
+    let offset = vec![0.0; shape.outputs];
+    let alpha = overlap(forecast.horizon, forecast.every);
+    let alpha = alpha.iter().sum::<f64>() / alpha.len() as f64;
+    let heldout = bench.stored(heldout)?;
+    let chooser = Chooser::new(shape, closed, trained.clone(), heldout, manifest.objective(), offset);
+    let mut chooser = chooser.overlapping(alpha);
+    let choice = loop {
+        if let Some(choice) = chooser.step() {
+            break choice;
+        }
+    };
+    Ok((if choice.trained { trained } else { bench.closed(recipe, rows)? }, Some(choice)))
+}
+
 /// Makes and judges one module.
 pub(crate) fn run(bench: &Bench<'_>, recipe: Recipe) -> Result<Figures, String> {
     let (shape, set, exits) = (bench.shape(recipe), bench.set, bench.features.exits);
@@ -49,7 +86,7 @@ pub(crate) fn run(bench: &Bench<'_>, recipe: Recipe) -> Result<Figures, String> 
         return Err(format!("`forecast.horizon` is {}, the data holds {}", forecast.horizon, future.horizon));
     }
     let season = forecast.season.unwrap_or(1);
-    let params = bench.fit(recipe, &set.train, bench.manifest.training.seed)?;
+    let (params, choice) = serve(bench, recipe)?;
     let offset = vec![0.0; shape.offset_len()];
     let served = Served { params: &params, offset: &offset, alarms: &[] };
     let mut decider = Decider::new(shape);
@@ -74,6 +111,7 @@ pub(crate) fn run(bench: &Bench<'_>, recipe: Recipe) -> Result<Figures, String> 
     }
     let mut figures = Figures {
         recipe: recipe.name(),
+        choice,
         samples: set.train.len(),
         origins: set.test.len(),
         mase: errors,

@@ -133,6 +133,9 @@ fn forecasts(draws: &[forecast::Figures], text: &mut String) {
         for ((mase, wql), coverage) in figures.mase.iter().zip(&figures.wql).zip(&figures.coverage) {
             let _ = write!(text, "  {mase:.3} / {wql:.4} / {:.0}", 100.0 * coverage);
         }
+        if let Some(choice) = &figures.choice {
+            *text += if choice.trained { "  trained" } else { "  closed form kept" };
+        }
         early(&figures.early.iter().collect::<Vec<_>>(), "MASE", text);
         text.push('\n');
     }

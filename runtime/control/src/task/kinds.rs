@@ -1,7 +1,7 @@
 //! What a task answers, kind by kind.
 
 use super::{Input, ManifestError, check};
-use loadonce_module::{ForecastLoss, MAX_HORIZON, Quantiles};
+use loadonce_module::{ForecastLoss, MAX_HORIZON, Quantiles, Regressors};
 use serde::{Deserialize, Serialize};
 
 /// The answer of a classify task that is not sure enough; no class may have this name where answers are rejected.
@@ -168,6 +168,14 @@ impl Calendar {
     }
 }
 
+/// What is added to a unit, as in standardizing.
+const LEAST_UNIT: f64 = 1e-4;
+
+/// How far from a window's end the value lies that is one season before step `h` to come, counted from 0.
+fn before(season: usize, h: usize) -> usize {
+    season - h % season
+}
+
 /// The table `[forecast]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -186,9 +194,12 @@ pub struct ForecastSpec {
     /// Periods whose phase at the first value to come is a feature.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub calendar: Vec<Calendar>,
-    /// Steps after which the series roughly repeats; sets the usual lags.
+    /// Steps after which the series roughly repeats; sets the usual lags and what values are measured in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub season: Option<usize>,
+    /// Steps from one window of a series to the next.
+    #[serde(default = "usual_every", skip_serializing_if = "is_usual_every")]
+    pub every: usize,
     /// Seconds from one value to the next; with it, and a time in every sample, samples label each other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step_s: Option<f64>,
@@ -197,25 +208,75 @@ pub struct ForecastSpec {
     pub loss: ForecastLoss,
 }
 
+fn usual_every() -> usize {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_usual_every(every: &usize) -> bool {
+    *every == usual_every()
+}
+
 fn usual_quantiles() -> Quantiles {
     Quantiles::USUAL
 }
 
 impl ForecastSpec {
-    /// The lags: those declared; otherwise, with a season, the last value and the values one season before each step
-    /// to come; otherwise none. Rising.
+    /// The lags: those declared; otherwise, with a season, the last value, the one a season before it and the values
+    /// one season before each step to come; otherwise none. Rising.
     pub fn lags(&self) -> Vec<usize> {
         let mut lags = match (&self.lags, self.season) {
             (Some(lags), _) => lags.clone(),
             (None, Some(season)) if season > 0 => {
-                let of_step = |h: usize| season - h % season;
-                std::iter::once(1).chain((0..self.horizon).map(of_step)).collect()
+                let steps = (0..self.horizon).map(|h| before(season, h));
+                [1, season + 1].into_iter().chain(steps).collect()
             }
             (None, _) => Vec::new(),
         };
         lags.sort_unstable();
         lags.dedup();
         lags
+    }
+
+    /// The values of a window's end that its features and [`Self::scale`] look at, at most.
+    pub fn reach(&self) -> usize {
+        let lags = self.lags();
+        lags.last().copied().unwrap_or(0).max(self.season.unwrap_or(0))
+    }
+
+    /// What a window's values are measured from and in, given the target's mean and deviation as resampled and at
+    /// least the last [`Self::reach`] of its values, or all. Without a season these are mean and deviation. With one,
+    /// the last season tells level and amplitude of today, the whole window those of its past: the level lies halfway
+    /// between their means, and the unit is the last season's deviation, or half the window's where that is more. A
+    /// unit is never 0.
+    pub fn scale(&self, mean: f64, deviation: f64, values: &[f64]) -> (f64, f64) {
+        let (level, unit) = match self.season {
+            Some(season) if !values.is_empty() => {
+                let last = &values[values.len().saturating_sub(season.max(1))..];
+                let count = last.len() as f64;
+                let today = last.iter().sum::<f64>() / count;
+                let spread = last.iter().map(|x| (x - today) * (x - today)).sum::<f64>() / count;
+                (f64::midpoint(mean, today), spread.sqrt().max(deviation / 2.0))
+            }
+            _ => (mean, deviation),
+        };
+        (level, unit + LEAST_UNIT)
+    }
+
+    /// What the closed form may know of the features and windows.
+    pub fn regressors(&self) -> Regressors {
+        let (lags, calendar) = (self.lags(), self.calendar_features());
+        let extras = lags.len() + calendar;
+        let place = |lag: usize| lags.binary_search(&lag).ok().map(|at| extras - at);
+        let season = self.season.filter(|&season| season > 0);
+        let of_steps = season.and_then(|s| (0..self.horizon).map(|h| place(before(s, h))).collect());
+        Regressors {
+            extras,
+            season: of_steps.unwrap_or_default(),
+            last: place(1),
+            before: season.and_then(|season| place(season + 1)),
+            every: self.every,
+        }
     }
 
     /// Features of the calendar.
@@ -230,8 +291,9 @@ impl ForecastSpec {
         };
         check("forecast.target", &self.target, self.target < *channels, "below the number of channels")?;
         if let Some(season) = self.season {
-            check("forecast.season", &season, (1..=MAX_LAG).contains(&season), "1 to 4096")?;
+            check("forecast.season", &season, (1..MAX_LAG).contains(&season), "1 to 4095")?;
         }
+        check("forecast.every", &self.every, (1..=MAX_LAG).contains(&self.every), "1 to 4096")?;
         let most = length.unwrap_or(MAX_LAG).min(MAX_LAG);
         for lag in self.lags() {
             check(
@@ -258,6 +320,7 @@ impl ForecastSpec {
     pub(super) fn text(&self) -> String {
         let lags: Vec<String> = self.lags().iter().map(ToString::to_string).collect();
         let mut text = vec![format!(" target {}", self.target)];
+        text.extend(self.season.map(|season| format!(" season {season}")));
         if !lags.is_empty() {
             text.push(format!(" lags {}", lags.join(",")));
         }

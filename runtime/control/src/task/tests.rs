@@ -1,5 +1,5 @@
 use super::*;
-use loadonce_module::{ForecastLoss, Quantiles};
+use loadonce_module::{ForecastLoss, Quantiles, Regressors};
 use proptest::prelude::*;
 
 const SHORT: &str = r#"
@@ -84,6 +84,7 @@ fn mistakes_of_the_other_kinds_are_named() {
         ("horizon = 24,", "horizon = 0,", "forecast.horizon"),
         ("horizon = 24,", "horizon = 24, quantiles = [0.1, 0.9],", "0.5"),
         ("horizon = 24,", "horizon = 24, target = 2,", "forecast.target"),
+        ("horizon = 24,", "horizon = 24, every = 0,", "forecast.every"),
         ("horizon = 24,", "horizon = 24, lags = [169],", "forecast.lags"),
         ("step_s = 3600, ", "", "forecast.step_s"),
         (r#"["week"]"#, r#"["fortnight"]"#, "calendar"),
@@ -115,17 +116,18 @@ fn mistakes_of_the_other_kinds_are_named() {
 #[test]
 fn extras_are_counted_and_named() {
     let demand = TaskManifest::from_toml(DEMAND).unwrap();
-    // Lags 1 to 24, two harmonics of a week; the rest is shared by two channels.
-    assert_eq!((demand.extras(), demand.features_per_channel(128)), (28, 18));
+    // Lags 1 to 25, two harmonics of a week; the rest is shared by two channels.
+    assert_eq!((demand.extras(), demand.features_per_channel(128)), (29, 17));
     let shape = demand.shape(3, 128).unwrap();
-    assert_eq!((shape.features, shape.outputs), (64, 72));
-    let lags: Vec<String> = (1..=24).map(|lag| lag.to_string()).collect();
-    let text = format!("window 2x18 target 0 lags {} calendar weekx2 step 3600.0 ab", lags.join(","));
+    assert_eq!((shape.features, shape.outputs), (63, 72));
+    let lags: Vec<String> = (1..=25).map(|lag| lag.to_string()).collect();
+    let text =
+        format!("window 2x17 target 0 season 24 lags {} calendar weekx2 step 3600.0 ab", lags.join(","));
     assert_eq!(demand.features_of("ab", 128), text);
     let levels = DEMAND.replace("channels = 2,", "channels = 2, levels = true, range = [[0, 9.5], [-1, 1]],");
     let levels = TaskManifest::from_toml(&levels).unwrap();
-    assert_eq!((levels.extras(), levels.shape(3, 128).unwrap().features), (32, 64));
-    assert!(levels.features_of("ab", 128).starts_with("window 2x16 levels 0.0:9.5 -1.0:1.0 target 0"));
+    assert_eq!((levels.extras(), levels.shape(3, 128).unwrap().features), (33, 63));
+    assert!(levels.features_of("ab", 128).starts_with("window 2x15 levels 0.0:9.5 -1.0:1.0 target 0"));
     let short = TaskManifest::from_toml(SHORT).unwrap();
     assert_eq!(short.features_of("ab", 128), "picture 1x64 ab");
     let colour = SHORT.replace(r#""picture""#, r#""picture", side = 48, colour = true, levels = true"#);
@@ -143,9 +145,39 @@ fn usual_lags_are_the_last_value_and_the_season_before_each_step() {
         spec.lags()
     };
     assert_eq!(spec(3, None, None), Vec::<usize>::new());
-    assert_eq!(spec(3, Some(12), None), [1, 10, 11, 12]);
-    assert_eq!(spec(5, Some(2), None), [1, 2]);
+    assert_eq!(spec(3, Some(12), None), [1, 10, 11, 12, 13]);
+    assert_eq!(spec(5, Some(2), None), [1, 2, 3]);
     assert_eq!(spec(5, Some(2), Some(vec![7, 3, 7])), [3, 7]);
+}
+
+#[test]
+fn the_closed_form_knows_which_feature_is_what() {
+    let mut spec = TaskManifest::from_toml(DEMAND).unwrap().forecast.unwrap();
+    (spec.horizon, spec.season, spec.every) = (3, Some(2), 6);
+    // Lags 1, 2, 3 and four numbers of the calendar, counted from the end.
+    let known = Regressors { extras: 7, season: vec![6, 7, 6], last: Some(7), before: Some(5), every: 6 };
+    assert_eq!((spec.regressors(), spec.reach()), (known.clone(), 3));
+    spec.lags = Some(vec![2, 4]);
+    let known = Regressors { extras: 6, season: vec![], last: None, before: None, ..known };
+    assert_eq!((spec.regressors(), spec.reach()), (known, 4));
+    (spec.season, spec.lags) = (None, Some(vec![1, 9]));
+    assert_eq!((spec.regressors().last, spec.regressors().season.len(), spec.reach()), (Some(6), 0, 9));
+}
+
+#[test]
+fn a_season_sets_level_and_unit() {
+    let mut spec = TaskManifest::from_toml(DEMAND).unwrap().forecast.unwrap();
+    spec.season = Some(4);
+    let close = |(level, unit): (f64, f64), want: (f64, f64)| {
+        assert!((level - want.0).abs() < 1e-9 && (unit - want.1 - 1e-4).abs() < 1e-9, "{level} {unit}");
+    };
+    // The last four have mean 6 and deviation 2.
+    close(spec.scale(2.0, 3.0, &[9.0, 4.0, 8.0, 4.0, 8.0]), (4.0, 2.0));
+    close(spec.scale(2.0, 5.0, &[4.0, 8.0, 4.0, 8.0]), (4.0, 2.5));
+    close(spec.scale(2.0, 0.0, &[4.0, 8.0]), (4.0, 2.0));
+    close(spec.scale(2.0, 3.0, &[]), (2.0, 3.0));
+    spec.season = None;
+    close(spec.scale(2.0, 3.0, &[4.0, 8.0]), (2.0, 3.0));
 }
 
 #[test]
@@ -206,6 +238,7 @@ fn manifests() -> impl Strategy<Value = TaskManifest> {
     ];
     let forecast = (1usize..20, proptest::collection::vec(calendar, 0..3), 1.0..1e5f64, any::<bool>())
         .prop_map(|(horizon, calendar, step_s, huber)| ForecastSpec {
+            every: horizon,
             horizon,
             quantiles: if huber { Quantiles::MEDIAN } else { Quantiles::USUAL },
             target: usize::from(huber),

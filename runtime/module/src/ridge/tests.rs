@@ -1,6 +1,7 @@
 use super::*;
 use crate::forward;
 use crate::head::Head;
+use crate::pattern::Regressors;
 use crate::random::Random;
 use crate::shape::{Recipe, Shape};
 use crate::solve::{SolveOptions, closed_form};
@@ -128,10 +129,11 @@ fn generalized_cross_validation_is_that_of_the_definition() {
         }
         n as f64 * rss / (trace * trace)
     };
-    let best = GRID.rev().map(|j| 2f64.powi(j)).min_by(|a, b| score(*a).total_cmp(&score(*b)));
-    let exit = ridge(&total, 0, Penalty::Auto).expect("solvable");
+    let best = grid().into_iter().min_by(|a, b| score(*a).total_cmp(&score(*b)));
+    let exit = ridge(&total, 0, &SolveOptions::default()).expect("solvable");
     let best = best.expect("the grid is not empty");
-    let fixed = ridge(&total, 0, Penalty::Fixed(best)).expect("solvable");
+    let fixed = SolveOptions { penalty: Penalty::Fixed(best), ..SolveOptions::default() };
+    let fixed = ridge(&total, 0, &fixed).expect("solvable");
     assert_eq!((&exit.weight, &exit.residual), (&fixed.weight, &fixed.residual));
     // The residual variance, too: RSS / (n − 1 − df), where n − 1 − df is the trace.
     let rss_over_trace = {
@@ -202,4 +204,67 @@ fn a_ladder_starts_as_good_as_its_exits_and_promises_no_more_than_it_holds() {
     }
     let shape = Shape { recipe: Recipe::Ladder { rank: 65 }, ..SHAPE };
     assert_eq!(closed_form(&shape, &sums, &options), Err(SolveError::Shape));
+}
+
+/// Windows of a noisy seasonal series, one at every step: eight numbers that say nothing, the last four values, and the
+/// next three.
+fn seasonal(n: usize, seed: u64) -> (Sums, SolveOptions) {
+    let mut random = Random::new(seed);
+    let mut series = vec![0.0f32; 4];
+    while series.len() < n + 7 {
+        let next = 0.9 * series[series.len() - 4] + 0.4 * random.normal();
+        series.push(next);
+    }
+    let mut sums = Sums::zero_of(Statistic::Forecast, 1, 12, 3).expect("within limits");
+    let (mut z, mut y) = (vec![0; 12], vec![0; 3]);
+    for at in 4..n + 4 {
+        let mut features: Vec<f32> = (0..8).map(|_| random.normal()).collect();
+        features.extend(&series[at - 4..at]);
+        quantize_all(&features, &mut z).expect("finite");
+        quantize_all(&series[at..at + 3], &mut y).expect("finite");
+        sums.add_values(&z, &y, 1).expect("fits");
+    }
+    let regressors = Regressors { extras: 4, season: vec![4, 3, 2], last: Some(1), before: None, every: 1 };
+    (sums, SolveOptions { regressors, ..SolveOptions::default() })
+}
+
+#[test]
+fn a_pattern_shared_by_the_steps_needs_fewer_samples() {
+    // Mean squared distance of the weights from the law's, over many short series.
+    let (mut known, mut unknown) = (0.0, 0.0);
+    for seed in 0..40 {
+        let (sums, options) = seasonal(24, seed);
+        let off = |options: &SolveOptions| {
+            let exit = ridge(&sums, 0, options).expect("solvable");
+            let law = |h: usize, j: usize| if j == 8 + h { 0.9 } else { 0.0 };
+            let rows = exit.weight.chunks_exact(12).enumerate();
+            rows.map(|(h, row)| row.iter().enumerate().map(|(j, w)| (w - law(h, j)).powi(2)).sum::<f64>())
+                .sum::<f64>()
+        };
+        known += off(&options);
+        unknown += off(&SolveOptions::default());
+    }
+    assert!(known < 0.5 * unknown, "{known} against {unknown}");
+}
+
+#[test]
+fn many_numbers_that_say_nothing_do_no_harm_beside_few_that_do() {
+    let (sums, options) = seasonal(400, 3);
+    let exit = ridge(&sums, 0, &options).expect("solvable");
+    for (h, row) in exit.weight.chunks_exact(12).enumerate() {
+        assert!(row[..8].iter().all(|w| w.abs() < 0.02), "{row:?}");
+        assert!((row[8 + h] - 0.9).abs() < 0.1, "{row:?}");
+        assert!((exit.residual[h] - 0.16).abs() < 0.04, "{:?}", exit.residual);
+    }
+}
+
+#[test]
+fn overlapping_windows_leave_wider_quantiles() {
+    let (sums, options) = seasonal(24, 1);
+    let apart =
+        SolveOptions { regressors: Regressors { every: 3, ..options.regressors.clone() }, ..options.clone() };
+    let penalty = Penalty::Fixed(1.0);
+    let [overlapping, apart] = [options, apart]
+        .map(|options| ridge(&sums, 0, &SolveOptions { penalty, ..options }).expect("solvable").residual[2]);
+    assert!(overlapping > 1.05 * apart, "{overlapping} against {apart}");
 }

@@ -13,9 +13,9 @@
 use crate::dense::dot;
 use crate::head::Quantiles;
 use crate::random::Random;
-use crate::ridge::{Penalty, Ridge, ridge, spread_around};
+use crate::ridge::{Ridge, ridge, spread_around};
 use crate::shape::MAX_RANK;
-use crate::solve::SolveError;
+use crate::solve::{SolveError, SolveOptions};
 use crate::spectrum::Spectrum;
 use crate::start::SPARE_SEED;
 use crate::sums::Sums;
@@ -25,13 +25,13 @@ pub(crate) fn forecast_start(
     sums: &Sums,
     rank: usize,
     quantiles: &Quantiles,
-    penalty: Penalty,
+    options: &SolveOptions,
 ) -> Result<Vec<f32>, SolveError> {
     if !(1..=MAX_RANK).contains(&rank) {
         return Err(SolveError::Rank(rank));
     }
     let (exits, d, horizon) = sums.sizes();
-    let ridges = (0..exits).map(|k| ridge(sums, k, penalty)).collect::<Result<Vec<_>, _>>()?;
+    let ridges = (0..exits).map(|k| ridge(sums, k, options)).collect::<Result<Vec<_>, _>>()?;
     let covariances: Vec<Vec<f64>> = ridges.iter().map(|exit| predictions(exit, horizon)).collect();
     let mut mean = vec![0.0; horizon * horizon];
     for covariance in &covariances {

@@ -113,19 +113,24 @@ def _number(value: float | None, digits: int = 3) -> str:
 def _forecast(entries: list[dict]) -> str:
     """One row per series: the recipes at the last exit, the better exit is not picked in hindsight."""
     last = max(e["exit"] for e in entries)
-    rows, beaten, straight = [], [], []
+    rows, beaten, chosen, straight = [], [], [], []
     for name in dict.fromkeys(e["name"] for e in entries):
         own = {(e["recipe"], e["exit"]): e for e in entries if e["name"] == name}
         first = own["moments", last]
         naive, linear = first["naive"], first["linear"]
         shown = [f"{_number(own[r, last]['mase'])} / {_number(own[r, last]['wql'], 4)}" for r in ("moments", "probe")]
+        served = own["probe", last]
+        if served["choice"] and not served["choice"]["trained"]:
+            shown[1] = "closed form kept"
         rivals = [f"{_number(r['mase'])} / {_number(r['wql'], 4)}" for r in (naive, linear)]
-        coverage = f"{100 * first['coverage']:.0f} of {100 * first['nominal']:.0f}"
+        coverage = f"{100 * first['coverage']:.0f}, {100 * served['coverage']:.0f} of {100 * first['nominal']:.0f}"
         blank = f"{_number(first['random_mase'])} / {_number(first['random_wql'], 4)}"
         wide = _number(first["wide_mase"])
         rows.append([name, str(first["horizon"]), str(first["origins"]), *shown, wide, blank, *rivals, coverage])
         if first["beats_naive"]:
             beaten.append(name)
+        if served["beats_naive"]:
+            chosen.append(name)
         if linear["mase"] < first["mase"]:
             straight.append(name)
     head = [
@@ -142,7 +147,8 @@ def _forecast(entries: list[dict]) -> str:
     ]
     return (
         f"MASE / weighted quantile loss at exit {last}, on rolling origins; smaller is better. The closed form beats "
-        f"the seasonal naive forecast in MASE on {len(beaten)} of {len(rows)} series ({', '.join(beaten) or 'none'}); "
+        f"the seasonal naive forecast in MASE on {len(beaten)} of {len(rows)} series ({', '.join(beaten) or 'none'}), "
+        f"and what `module.choose` serves (column probe) on {len(chosen)} ({', '.join(chosen) or 'none'}); "
         f"the linear autoregression beats the closed form on {len(straight)} ({', '.join(straight) or 'none'}).\n\n"
         + table(head, rows)
     )

@@ -162,6 +162,7 @@ def measure(lab: Lab, name: str, bundle: Bundle, twins: dict[str, Bundle]) -> li
                     "wql": round(draw["wql"][k], 6),
                     "coverage": round(draw["coverage"][k], 4),
                     "nominal": round(draw["nominal"], 4),
+                    "choice": draw.get("choice"),
                     "random_mase": blank and round(blank["draws"][i]["mase"][k], 5),
                     "random_wql": blank and round(blank["draws"][i]["wql"][k], 6),
                     "wide_mase": round(wide["draws"][0]["mase"][k], 5),

@@ -3,9 +3,9 @@
 use super::draw::order;
 use super::features::Features;
 use crate::data::DataSet;
-use loadonce_control::{TaskKind, TaskManifest};
+use loadonce_control::{ForecastSpec, TaskKind, TaskManifest};
 use loadonce_module::{
-    Dataset, Decider, Head, Progress, Recipe, Served, Shape, Sums, Target, TrainConfig, Trainer,
+    Dataset, Decider, Head, Progress, Recipe, Regressors, Served, Shape, Sums, Target, TrainConfig, Trainer,
     calibrate_exits, closed_form, dequantize, quantize, quantize_all,
 };
 use serde::Serialize;
@@ -97,7 +97,13 @@ impl Bench<'_> {
                 sums.add(&z, self.set.labels[row], 1).map_err(text)?;
             }
         }
-        closed_form(&shape, &sums, &self.manifest.solve_options()).map_err(text)
+        let mut options = self.manifest.solve_options();
+        let text_of = self.manifest.forecast.as_ref().map(ForecastSpec::text).unwrap_or_default();
+        if !self.features.of.contains(&text_of) {
+            // Numbers from elsewhere: nothing is known of what they are.
+            options.regressors = Regressors { every: options.regressors.every, ..Regressors::default() };
+        }
+        closed_form(&shape, &sums, &options).map_err(text)
     }
 
     /// Labelled samples as a gateway keeps them.

@@ -317,7 +317,8 @@ impl ForecastSpec {
         check("forecast.step_s", &"missing", known, "given where there is a calendar")
     }
 
-    pub(super) fn text(&self) -> String {
+    /// What the features' text says of a forecast: target, season, lags, calendar.
+    pub fn text(&self) -> String {
         let lags: Vec<String> = self.lags().iter().map(ToString::to_string).collect();
         let mut text = vec![format!(" target {}", self.target)];
         text.extend(self.season.map(|season| format!(" season {season}")));

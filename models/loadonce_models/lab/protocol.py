@@ -82,8 +82,7 @@ def forecast_manifest(name: str, spec: dict[str, Any], bundle: Bundle, step_s: f
         table["calendar"] = [{"period": int(period), "harmonics": 1} for period in spec["calendar"]]
     lags = {1, spec["season"] + 1} | {spec["season"] - h % spec["season"] for h in range(spec["horizon"])}
     patience = protocol()["forecast"]["patience"]
-    # Training is tried, and what serves is chosen; `loadonce evaluate` is told which recipes to try.
-    module = {"kind": "probe", "features": projected + len(lags) + 2 * len(spec["calendar"])}
+    module = {"kind": "moments", "features": projected + len(lags) + 2 * len(spec["calendar"])}
     return _task(name, "forecast", bundle, {"input": taken, "module": module, "forecast": table}, patience=patience)
 
 

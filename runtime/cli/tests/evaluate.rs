@@ -140,6 +140,15 @@ fn values_that_the_second_exit_knows() {
     assert!(number(&figures, "/draws/0/mase/0") > 0.4 && number(&figures, "/draws/0/mase/1") < 0.02);
     assert!(number(&figures, "/draws/0/coverage/1") > 0.7);
     assert!(number(&figures, "/draws/1/mase/1") < 0.2, "{figures:#}");
+    // A fifth of the 200 training windows decides; the closed form knows all there is to know, and so it stays.
+    let choice = &figures["draws"][1]["choice"];
+    assert!(choice["samples"] == 40 && choice["trained"] == false, "{choice:#}");
+    assert_eq!(figures["draws"][1]["mase"], figures["draws"][0]["mase"]);
+    assert!(figures["draws"][0].get("choice").is_none());
+    let forced = manifest.replace(r#"kind = "moments" }"#, r#"kind = "probe", choose = "trained" }"#);
+    let forced = evaluate(&data, None, &z, 2, &forced, "--recipes probe");
+    assert!(forced["draws"][0].get("choice").is_none());
+    assert_ne!(forced["draws"][0]["mase"], figures["draws"][0]["mase"]);
 }
 
 #[test]

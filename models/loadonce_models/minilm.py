@@ -31,6 +31,8 @@ TOGETHER = 50
 # be. Both were chosen on the texts of the statistics (`docs/decisions/0008-few-channels-in-fp32.md`).
 STRONG: dict[str, int | None] = {"qkv": 32, "out": None, "up": 48, "down": 192}
 STRONGEST = {"qkv": 1.0, "up": 1.0, "down": 0.8}
+# Products that stay whole besides: those that add most to the error of exit 2.
+WHOLE = ("layers.2.down", "layers.3.down")
 
 Weights = dict[str, NDArray[np.float32]]
 # A product is split, or it is one matrix [in, out] in half precision.
@@ -216,7 +218,7 @@ def products(w: Weights, lines: list[NDArray[np.int64]]) -> Products:
                 weight, bias = weight[:, order], bias[order]
             elif kind == "down":
                 weight, inputs = weight[order], inputs.ordered(order)
-            if strong is None:
+            if strong is None or name in WHOLE:
                 made[name] = weight.astype(np.float16)
             else:
                 made[name] = split(weight, bias, inputs, strong, STRONGEST[kind])

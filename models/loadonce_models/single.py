@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import compose, helper, numpy_helper
 from safetensors.numpy import load_file, save_file
 
@@ -43,6 +44,26 @@ class _Index:
         return takers[0]
 
 
+def _merge_strong(index: _Index, taken: str, given: str, weight: NDArray[np.float32]) -> list[str]:
+    """Adds the rows of the strong channels to `weight`, if a product has any; returns the nodes that fall away."""
+    biased = index.only(given, "Add")
+    takers = index.takers.get(biased.output[0], [])
+    if len(takers) != 1 or takers[0].op_type != "Add":
+        return []
+    both = takers[0]
+    few = index.giver.get(next(name for name in both.input if name != biased.output[0]))
+    if few is None or few.op_type != "MatMul":
+        return []
+    picked, cast = index.giver[few.input[0]], index.giver[few.input[1]]
+    if picked.input[0] != taken or picked.op_type not in ("Gather", "Slice"):
+        return []
+    bounds = [index.constants[name] for name in picked.input[1:]]
+    strong = bounds[0] if picked.op_type == "Gather" else np.arange(int(bounds[0][0]), int(bounds[1][0]))
+    weight[strong] = index.constants[cast.input[0]].astype(np.float32)
+    biased.output[0] = both.output[0]
+    return [picked.name, cast.name, few.name, both.name]
+
+
 def dequantize(model: onnx.ModelProto) -> onnx.ModelProto:
     """Every DynamicQuantizeLinear, MatMulInteger, Cast, Mul chain as one MatMul in fp32."""
     index, gone, made = _Index(model), [], {}
@@ -58,9 +79,17 @@ def dequantize(model: onnx.ModelProto) -> onnx.ModelProto:
         scales = index.giver[scale_name]
         scale = next(index.constants[name] for name in scales.input if name in index.constants)
         weight = index.constants[node.input[1]].astype(np.float32) * scale
+        taken = source.input[0]
+        damped = index.giver.get(taken)
+        if damped is not None and damped.op_type == "Mul" and index.constants.get(damped.input[1], weight).ndim == 1:
+            # A split product: damped int8 channels, and a few strong ones in a product of their own.
+            taken, keep = damped.input[0], index.constants[damped.input[1]]
+            weight *= keep[:, None]
+            gone.append(damped.name)
+            gone += _merge_strong(index, taken, last.output[0], weight)
         name = f"{node.name}.fp32"
         model.graph.initializer.append(numpy_helper.from_array(weight.astype(np.float32), f"{name}.weight"))
-        made[node.name] = helper.make_node("MatMul", [source.input[0], f"{name}.weight"], [last.output[0]], name=name)
+        made[node.name] = helper.make_node("MatMul", [taken, f"{name}.weight"], [last.output[0]], name=name)
         gone += [source.name, cast.name, last.name, scales.name]
     nodes = [made.get(node.name, node) for node in model.graph.node if node.name in made or node.name not in gone]
     del model.graph.node[:]

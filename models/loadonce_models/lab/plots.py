@@ -69,7 +69,7 @@ def _rows(
     canvas.text(LEFT, 18, title, size=14)
     x = lambda value: LEFT + (width - LEFT - RIGHT) * (min(max(value, low), high) - low) / (high - low)  # noqa: E731
     kinds = [kind for kind in COLOURS if any(values.get(kind) is not None for _, values in rows)]
-    at = float(LEFT)
+    at = 14.0  # all names fit from the left edge
     for kind in kinds:
         canvas.mark(at, 38, COLOURS[kind], SHAPES.get(kind, "dot"))
         canvas.text(at + 10, 42, kind, size=11)
@@ -125,7 +125,7 @@ def exits(report: dict[str, Any], backbone: str, path: Path) -> None:
     width, column, bottom = 760, 120, TOP + ROW * len(names)
     canvas = Canvas(width, bottom + 40, f"{backbone}: early exits")
     canvas.text(LEFT, 18, f"{backbone}: early exits, all labels", size=14)
-    at = float(LEFT)
+    at = 14.0  # all names fit from the left edge
     for recipe in recipes:
         canvas.mark(at, 38, EXIT_COLOURS.get(recipe, "#555"))
         canvas.text(at + 10, 42, recipe, size=11)

@@ -85,6 +85,8 @@ pub struct Agent {
     pub(crate) recent: RecentQueue,
     /// Completed samples and labels waiting for one durable write.
     pub(crate) unwritten: Vec<Unwritten>,
+    /// Since when the oldest of them waits.
+    pub(crate) unwritten_since_ms: Option<u64>,
     /// Labels that came before their sample.
     pub(crate) early: EarlyLabels,
     pub(crate) job: Option<Job>,

@@ -29,7 +29,7 @@ impl Agent {
             self.complete_one()?;
             return Ok(true);
         }
-        if !self.unwritten.is_empty() {
+        if self.write_due(now_ms) {
             self.write_samples()?;
             return Ok(true);
         }

@@ -17,7 +17,7 @@ use loadonce_wire::{ContributionKind, Frame, Manifest, Name, Topic, chunks};
 const SUM_AGAIN_MS: u64 = 60_000;
 
 impl Agent {
-    /// Counts the samples of a task anew if the store changed.
+    /// The count of a task's samples; made anew where what became of the store was not followed.
     pub(crate) fn take_census(&mut self, name: &str) -> Result<Census, AgentError> {
         let Some(task) = self.tasks.get_mut(name) else { return Ok(Census::default()) };
         if !task.stale_census {
@@ -25,23 +25,13 @@ impl Agent {
         }
         let mut census = Census::default();
         let unreadable = samples::visit(&self.database.begin_read()?, name, |_, record| {
-            if !usable(task, &record) {
-                return;
-            }
-            let label = record.label(&task.shape);
-            census.samples += 1;
-            census.labels += u64::from(label.is_some());
-            census.heldout += u64::from(label.is_some() && record.heldout);
-            census.unsummed += u64::from(!record.heldout && label != record.summed(task.shape_tag));
+            census.count(task, &record, 1);
         })?;
         if unreadable > 0 {
             self.counters.refusals.insert("unreadable_records", unreadable);
         }
-        if census.unsummed == 0 {
-            task.waiting_since_ms = None;
-        }
-        task.census = census;
         task.stale_census = false;
+        task.counted(census);
         Ok(census)
     }
 

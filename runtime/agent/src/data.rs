@@ -3,20 +3,23 @@
 use crate::agent::{Agent, AgentError, Unwritten};
 use crate::outgoing::{Outgoing, Side};
 use crate::recent::Recent;
-use crate::record::{Given, Record};
+use crate::record::{Given, Record, RecordRef};
 use crate::refusal::Refusal;
 use crate::samples::{self, Labelled};
 use crate::serving::{answer, prediction};
 use crate::spool::{Fate, Item};
-use crate::task::Task;
+use crate::task::{Census, Task};
 use loadonce_backbone::{EngineError, Prepared};
 use loadonce_control::{LabelMessage, Prediction, Problem};
 use loadonce_module::quantize_all;
 use loadonce_wire::{Topic, limits::MAX_SAMPLE};
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 /// Changes waiting for one durable write; beyond this they are written at once.
 const MAX_UNWRITTEN: usize = 256;
+/// Longest wait of a change for others to be written with it, ms.
+const WRITE_AFTER_MS: u64 = 250;
 
 impl Agent {
     /// A message of the data plane. `received` is when it came off the connection.
@@ -224,6 +227,17 @@ impl Agent {
         self.write_if_many()
     }
 
+    /// Whether the samples and labels that wait have waited long enough. Every write is a sync of the disk, which
+    /// on an SD card takes tens of milliseconds and some of its life: one for many samples spares both.
+    pub(crate) fn write_due(&mut self, now_ms: u64) -> bool {
+        if self.unwritten.is_empty() {
+            self.unwritten_since_ms = None;
+            return false;
+        }
+        let since = *self.unwritten_since_ms.get_or_insert(now_ms);
+        now_ms.saturating_sub(since) >= WRITE_AFTER_MS
+    }
+
     fn write_if_many(&mut self) -> Result<(), AgentError> {
         if self.unwritten.len() >= MAX_UNWRITTEN { self.write_samples() } else { Ok(()) }
     }
@@ -242,17 +256,31 @@ impl Agent {
         let mut dropped = 0;
         let mut known = Vec::with_capacity(self.unwritten.len());
         let tx = self.database.begin_write()?;
+        let mut counted: BTreeMap<String, Census> =
+            self.tasks.iter().map(|(name, task)| (name.clone(), task.census)).collect();
         for change in &self.unwritten {
+            let (Unwritten::Sample(name, _) | Unwritten::Label(name, ..)) = change;
+            let served = self.tasks.get(name);
+            let mut watch = |record: &RecordRef<'_>, sign: i64| {
+                if let (Some(task), Some(census)) = (served, counted.get_mut(name)) {
+                    census.count(task, record, sign);
+                }
+            };
             known.push(match change {
-                Unwritten::Sample(task, record) => {
-                    let learn = self.tasks.get(task).map_or(0, Task::learns);
-                    dropped += samples::put(&tx, task, record, bound, learn)?;
+                Unwritten::Sample(name, record) => {
+                    let bounds = (bound, served.map_or(0, Task::learns));
+                    dropped += samples::put(&tx, name, record, bounds, &mut watch)?;
                     Labelled::Kept
                 }
-                Unwritten::Label(task, id, given) => samples::label(&tx, task, id, given)?,
+                Unwritten::Label(name, id, given) => samples::label(&tx, name, id, given, &mut watch)?,
             });
         }
         tx.commit()?;
+        for (task, census) in self.tasks.values_mut().zip(counted.into_values()) {
+            if !task.stale_census {
+                task.counted(census);
+            }
+        }
         for (change, known) in self.unwritten.drain(..).zip(known) {
             let (name, id, labelled) = match &change {
                 Unwritten::Sample(task, record) => (task, &record.id, record.label.is_some()),
@@ -271,10 +299,8 @@ impl Agent {
             if labelled {
                 tracing::debug!(target: "boundary", process = "agent", boundary = "label.persisted", task = %name, sample = %id);
             }
-            if let Some(task) = self.tasks.get_mut(name) {
-                task.stale_census = true;
-            }
         }
+        self.unwritten_since_ms = None;
         *self.counters.refusals.entry("samples_evicted").or_default() += dropped;
         *self.counters.refusals.entry("label_without_sample").or_default() = self.early.dropped;
         Ok(())

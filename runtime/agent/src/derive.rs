@@ -18,7 +18,7 @@ use loadonce_module::{
 };
 
 /// Samples calibrated per unit of work.
-const SLICE: usize = 256;
+const SLICE: usize = 64;
 
 /// See the module's documentation.
 pub(crate) struct PersonalJob {

@@ -97,6 +97,7 @@ impl Agent {
             tasks: BTreeMap::new(),
             recent: RecentQueue::default(),
             unwritten: Vec::new(),
+            unwritten_since_ms: None,
             early: EarlyLabels::default(),
             job: None,
             sending: Sending::default(),

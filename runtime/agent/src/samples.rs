@@ -33,21 +33,33 @@ pub(crate) fn create(tx: &WriteTransaction) -> Result<(), SamplesError> {
     Ok(())
 }
 
+/// Is told of every record that comes (1) or goes (-1), so that counts need no look at the whole store.
+pub(crate) type Watch<'a> = dyn FnMut(&RecordRef<'_>, i64) + 'a;
+
+fn tell(watch: &mut Watch<'_>, bytes: &[u8], sign: i64) {
+    if let Some(record) = RecordRef::decode(bytes) {
+        watch(&record, sign);
+    }
+}
+
 /// Adds a sample, or gives a known one its new label; drops the oldest above `bound`. Of a task the first `learn`
 /// samples without a label are labelled [`NORMAL`]. Returns how many were dropped.
 pub(crate) fn put(
     tx: &WriteTransaction,
     task: &str,
     record: &Record,
-    bound: u64,
-    learn: u64,
+    (bound, learn): (u64, u64),
+    watch: &mut Watch<'_>,
 ) -> Result<u64, SamplesError> {
     let mut samples = tx.open_table(SAMPLES)?;
     let mut ids = tx.open_table(IDS)?;
     let mut next = tx.open_table(NEXT)?;
     let known = ids.get((task, record.id.as_str()))?.map(|n| n.value());
     if let Some(number) = known {
-        let old = samples.get((task, number))?.and_then(|bytes| Record::decode(bytes.value()));
+        let old = samples.get((task, number))?.and_then(|bytes| {
+            tell(watch, bytes.value(), -1);
+            Record::decode(bytes.value())
+        });
         // Features that went into a sum stay with the sample, so that a relabelling takes out exactly what went
         // in. Others give way: the id may have been used anew.
         let merged = match old {
@@ -64,20 +76,25 @@ pub(crate) fn put(
             }
             None => record.clone(),
         };
-        samples.insert((task, number), merged.encode().as_slice())?;
+        let merged = merged.encode();
+        tell(watch, &merged, 1);
+        samples.insert((task, number), merged.as_slice())?;
         return Ok(0);
     }
     let number = next.get(task)?.map_or(0, |n| n.value());
     next.insert(task, number + 1)?;
     let presumed = record.label.is_none() && number < learn;
     let stored = if presumed { Record { label: Some(NORMAL), ..record.clone() } } else { record.clone() };
-    samples.insert((task, number), stored.encode().as_slice())?;
+    let stored = stored.encode();
+    tell(watch, &stored, 1);
+    samples.insert((task, number), stored.as_slice())?;
     ids.insert((task, record.id.as_str()), number)?;
     let mut dropped = 0;
     while let Some(oldest) = number.checked_sub(bound + dropped) {
         // Numbers are dense from the oldest on, so at most one or two go per insertion.
         let Some(gone) = samples.remove((task, oldest))? else { break };
         if let Some(gone) = RecordRef::decode(gone.value()) {
+            watch(&gone, -1);
             ids.remove((task, gone.id))?;
         }
         dropped += 1;
@@ -102,12 +119,13 @@ pub(crate) fn label(
     task: &str,
     id: &str,
     given: &Given,
+    watch: &mut Watch<'_>,
 ) -> Result<Labelled, SamplesError> {
     let Some(number) = tx.open_table(IDS)?.get((task, id))?.map(|n| n.value()) else {
         return Ok(Labelled::Unknown);
     };
     let mut taken = false;
-    let found = change(tx, task, number, |record| taken = record.give(given))?;
+    let found = change(tx, task, number, |record| taken = record.give(given), watch)?;
     Ok(match (found, taken) {
         (true, true) => Labelled::Kept,
         (true, false) => Labelled::Refused,
@@ -120,12 +138,19 @@ fn change(
     task: &str,
     number: u64,
     how: impl FnOnce(&mut Record),
+    watch: &mut Watch<'_>,
 ) -> Result<bool, SamplesError> {
     let mut samples = tx.open_table(SAMPLES)?;
-    let record = samples.get((task, number))?.and_then(|bytes| Record::decode(bytes.value()));
+    let record = samples.get((task, number))?.and_then(|bytes| {
+        let record = Record::decode(bytes.value())?;
+        tell(watch, bytes.value(), -1);
+        Some(record)
+    });
     let Some(mut record) = record else { return Ok(false) };
     how(&mut record);
-    samples.insert((task, number), record.encode().as_slice())?;
+    let changed = record.encode();
+    tell(watch, &changed, 1);
+    samples.insert((task, number), changed.as_slice())?;
     Ok(true)
 }
 
@@ -153,7 +178,7 @@ pub(crate) fn mark(
     number: u64,
     (shape, class, sequence): (Tag, Option<u16>, u64),
 ) -> Result<(), SamplesError> {
-    change(tx, task, number, |record| record.mark(shape, class, sequence))?;
+    change(tx, task, number, |record| record.mark(shape, class, sequence), &mut |_, _| {})?;
     Ok(())
 }
 
@@ -168,11 +193,12 @@ pub(crate) fn unmark(tx: &WriteTransaction, task: &str, sequence: u64) -> Result
         }
     }
     for &number in &numbers {
-        change(tx, task, number, |record| {
+        let undo = |record: &mut Record| {
             for mark in record.marks.iter_mut().filter(|mark| touched(mark)) {
                 (mark.class, mark.sequence) = (mark.before, 0);
             }
-        })?;
+        };
+        change(tx, task, number, undo, &mut |_, _| {})?;
     }
     Ok(numbers.len() as u64)
 }

@@ -2,9 +2,10 @@
 
 use crate::course::Courses;
 use crate::input::Reader;
-use crate::record::{Given, Tag};
+use crate::record::{Given, RecordRef, Tag};
 use crate::refusal::Refusal;
 use crate::serving::Active;
+use crate::training::usable;
 use loadonce_backbone::{Bundle, InputError};
 use loadonce_control::{ForecastSpec, Label, ManifestError, Pointer, Stable, TaskKind, TaskManifest, Wants};
 use loadonce_module::{ANOMALOUS, Choose, Dataset, Head, NORMAL, Recipe, Shape, label_counts, log_prior};
@@ -55,6 +56,27 @@ pub(crate) struct Census {
     pub unsummed: u64,
 }
 
+impl Census {
+    /// Counts a record that comes (1) or goes (-1). Not one whose features are made of something else: it is from
+    /// an earlier manifest or backbone.
+    pub(crate) fn count(&mut self, task: &Task, record: &RecordRef<'_>, sign: i64) {
+        if !usable(task, record) {
+            return;
+        }
+        let label = record.label(&task.shape);
+        let of = |holds: bool| sign * i64::from(holds);
+        let counts = [
+            (&mut self.samples, of(true)),
+            (&mut self.labels, of(label.is_some())),
+            (&mut self.heldout, of(label.is_some() && record.heldout)),
+            (&mut self.unsummed, of(!record.heldout && label != record.summed(task.shape_tag))),
+        ];
+        for (count, change) in counts {
+            *count = count.saturating_add_signed(change);
+        }
+    }
+}
+
 /// A task as the agent holds it in memory.
 pub(crate) struct Task {
     /// The manifest.
@@ -89,9 +111,9 @@ pub(crate) struct Task {
     pub waiting_since_ms: Option<u64>,
     /// Not before this is a sum tried again that could not be made or stored, ms.
     pub sum_again_ms: u64,
-    /// The store's count, as of the last look.
+    /// The store's count: followed change by change, so that it costs the same however much is stored.
     pub census: Census,
-    /// Whether the store changed since.
+    /// Whether the store changed in a way that was not followed.
     pub stale_census: bool,
     /// Contributions enqueued since the start.
     pub sums_sent: u64,
@@ -137,6 +159,14 @@ pub(crate) enum TaskError {
 }
 
 impl Task {
+    /// Takes over a count of its samples.
+    pub(crate) fn counted(&mut self, census: Census) {
+        if census.unsummed == 0 {
+            self.waiting_since_ms = None;
+        }
+        self.census = census;
+    }
+
     /// Sets a task up on `bundle`.
     pub(crate) fn new(
         manifest: TaskManifest,

@@ -29,6 +29,8 @@ RATE_TOLERANCE, MOST_RATIO = 0.005, 64.0
 STD_FLOOR = 1e-4
 MOST_LEVEL = 8.0
 MAX_PIXEL_BYTES, MAX_SIDE = 64 << 20, 8192
+# Of a progressive JPEG, whose decoder holds every coefficient beside the pixels.
+MAX_PROGRESSIVE_BYTES = 20 << 20
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?inf(inity)?", re.IGNORECASE | re.ASCII)
 _GAP = {"", "nan", "na", "n/a", "null"}
@@ -258,7 +260,8 @@ def decode(payload: bytes) -> F64:
     picture = Image.open(io.BytesIO(payload), formats=("PNG", "JPEG"))
     samples = len(picture.getbands()) if picture.mode != "P" else 3
     width, height = picture.size
-    if max(width, height) > MAX_SIDE or width * height * samples > MAX_PIXEL_BYTES:
+    limit = MAX_PROGRESSIVE_BYTES if picture.info.get("progressive") else MAX_PIXEL_BYTES
+    if max(width, height) > MAX_SIDE or width * height * samples > limit:
         raise InputError("picture_too_large")
     orientation = picture.getexif().get(0x0112, 1)
     wide = _png16(payload)

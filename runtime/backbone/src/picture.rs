@@ -13,6 +13,9 @@ use crate::resample::resample;
 pub const MAX_PICTURE_SIDE: u32 = 8192;
 /// Most bytes of decoded pixels, such as 4096 × 4096 in 8-bit RGBA.
 pub(crate) const MAX_DECODED_BYTES: u64 = 64 << 20;
+/// The same for a progressive JPEG. Its decoder holds every coefficient of every colour in 16 bits until the last
+/// scan, two bytes beside each byte decoded; so the most that any picture takes stays about the same.
+pub(crate) const MAX_PROGRESSIVE_BYTES: u64 = 20 << 20;
 /// Where the end marker of a JPEG is looked for: cameras pad and append a little.
 const JPEG_TAIL: usize = 4096;
 
@@ -39,6 +42,26 @@ pub(crate) fn sniff(payload: &[u8]) -> Option<ImageFormat> {
 /// without a word, so a cut file has to be recognized here.
 pub(crate) fn jpeg_ends(payload: &[u8]) -> bool {
     payload[payload.len().saturating_sub(JPEG_TAIL)..].windows(2).any(|pair| pair == [0xff, 0xd9])
+}
+
+/// Whether a JPEG's frame header is that of a progressive one (ITU-T T.81, table B.1: SOF2, 6, 10 and 14). What breaks
+/// the order of markers is for the decoder to refuse.
+fn progressive(payload: &[u8]) -> bool {
+    let mut rest = payload.get(2..).unwrap_or_default();
+    while let [0xff, marker, body @ ..] = rest {
+        match marker {
+            // A fill byte.
+            0xff => rest = &rest[1..],
+            0xc2 | 0xc6 | 0xca | 0xce => return true,
+            // Another frame, or pixels.
+            0xc0 | 0xc1 | 0xc3 | 0xc5 | 0xc7 | 0xc9 | 0xcb | 0xcd | 0xcf | 0xda => return false,
+            _ => {
+                let Some((length, _)) = body.split_first_chunk::<2>() else { return false };
+                rest = body.get(usize::from(u16::from_be_bytes(*length))..).unwrap_or_default();
+            }
+        }
+    }
+    false
 }
 
 /// Other formats that plants send, by magic bytes, for an error that names them.
@@ -85,8 +108,11 @@ pub(crate) fn read(payload: &[u8], side: usize, colour: bool) -> Result<Planes, 
     let (width, height) = decoder.dimensions();
     let color = decoder.color_type();
     let sides = 1..=MAX_PICTURE_SIDE;
-    if !sides.contains(&width) || !sides.contains(&height) || decoder.total_bytes() > MAX_DECODED_BYTES {
-        return Err(InputError::PictureTooLarge { width, height, depth: color.bits_per_pixel() });
+    let slow = format == ImageFormat::Jpeg && progressive(payload);
+    let limit = if slow { MAX_PROGRESSIVE_BYTES } else { MAX_DECODED_BYTES };
+    if !sides.contains(&width) || !sides.contains(&height) || decoder.total_bytes() > limit {
+        let depth = color.bits_per_pixel();
+        return Err(InputError::PictureTooLarge { width, height, depth, megabytes: limit >> 20 });
     }
     let Some(samples) = Samples::of(color) else {
         return Err(InputError::PictureDamaged {

@@ -1,7 +1,7 @@
 //! Why a payload is refused, in words that say what to do.
 
 use crate::gaps::MOST_GAPS;
-use crate::picture::{MAX_DECODED_BYTES, MAX_PICTURE_SIDE};
+use crate::picture::MAX_PICTURE_SIDE;
 use crate::preparer::MAX_PAYLOAD_BYTES;
 use crate::spec::{MAX_CHANNELS, MAX_NUMBERS};
 
@@ -147,7 +147,7 @@ pub enum InputError {
     },
     /// Over the picture bounds.
     #[error(
-        "the picture has {width}x{height} pixels of {depth} bits, at most {MAX_PICTURE_SIDE} rows or columns and {} MiB decoded are read; scale it down at the camera", MAX_DECODED_BYTES >> 20
+        "the picture has {width}x{height} pixels of {depth} bits, at most {MAX_PICTURE_SIDE} rows or columns and {megabytes} MiB decoded are read of such a file; scale it down at the camera"
     )]
     PictureTooLarge {
         /// Columns.
@@ -156,6 +156,8 @@ pub enum InputError {
         height: u32,
         /// Bits per pixel, all channels together.
         depth: u16,
+        /// Most MiB of decoded pixels; fewer for a progressive JPEG, whose decoding takes three times as much.
+        megabytes: u64,
     },
     /// A picture in a form that is not read.
     #[error("the picture is {format}; send PNG or JPEG")]

@@ -380,3 +380,19 @@ proptest! {
         prop_assert_eq!(patches(&from_json), patches(&from_raw));
     }
 }
+
+#[test]
+fn a_progressive_jpeg_is_held_to_less_because_it_takes_more() {
+    let mut file = std::fs::read(support::root().join("tests/golden/inputs/progressive.jpg")).unwrap();
+    assert!(prepare(&picture(), &file).is_ok());
+    // Its frame header, given a size of 24 MiB in three colours.
+    let header = file.windows(2).position(|pair| pair == [0xff, 0xc2]).unwrap();
+    file[header + 5..header + 9].copy_from_slice(&[0x08, 0x00, 0x10, 0x00]);
+    let error = refusal(&picture(), &file);
+    assert_eq!(error.code(), "picture_too_large", "{error}");
+    assert!(error.to_string().contains("4096x2048") && error.to_string().contains("20 MiB"), "{error}");
+    // The same size in a sequential file is within the bounds; what is wrong with this one is its pixels.
+    file[header + 1] = 0xc0;
+    let other = prepare(&picture(), &file).err().map(|error| error.code());
+    assert_ne!(other, Some("picture_too_large"));
+}

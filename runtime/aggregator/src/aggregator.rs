@@ -44,6 +44,8 @@ pub struct Aggregator {
     pub(crate) registry: Registry,
     pub(crate) transfers: Transfers,
     pub(crate) counters: Counters,
+    /// What the batch accepted, for the log once it is durable.
+    pub(crate) persisted: Vec<Note>,
     /// Contributions that were acknowledged and are not on disk: the fault.
     #[cfg(feature = "fault-ack-before-persist")]
     pub(crate) unwritten: Vec<(u64, crate::intake::Accepted)>,
@@ -58,7 +60,7 @@ impl Aggregator {
         database: Database,
         now_ms: u64,
     ) -> Result<Self, OpenError> {
-        let journal = Journal::open(database)?;
+        let mut journal = Journal::open(database)?;
         let registry = Registry::open(&settings, &journal)?;
         let mut lines = BTreeMap::new();
         let mut manifests = Vec::new();
@@ -87,8 +89,10 @@ impl Aggregator {
                 line.note_participants(gateways);
             }
             line.samples = journal.totals(&line.id)?.map_or(0, |totals| totals.samples());
-            let broken =
-                journal.pending(&line.id, |pending| line.round.join(pending.manifest.key, now_ms))?;
+            let broken = journal.pending(&line.id, |pending| {
+                line.pending_bytes += pending.blob.len() as u64;
+                line.round.join(pending.manifest.key, now_ms);
+            })?;
             if broken > 0 {
                 tracing::error!(task = %name, broken, "contributions of the open round do not read back and will be left out");
             }
@@ -108,6 +112,7 @@ impl Aggregator {
             registry,
             transfers: Transfers::default(),
             counters: Counters::default(),
+            persisted: Vec::new(),
             #[cfg(feature = "fault-ack-before-persist")]
             unwritten: Vec::new(),
             manifests,
@@ -127,6 +132,33 @@ impl Aggregator {
         payload: &[u8],
         now_ms: u64,
     ) -> Result<Vec<Outgoing>, JournalError> {
+        self.on_batch([(topic, payload)], now_ms)
+    }
+
+    /// Takes messages together: one durable write for all of them, and only then their answers.
+    pub fn on_batch<'a>(
+        &mut self,
+        messages: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+        now_ms: u64,
+    ) -> Result<Vec<Outgoing>, JournalError> {
+        let mut out = Vec::new();
+        for (topic, payload) in messages {
+            out.extend(self.message(topic, payload, now_ms)?);
+        }
+        self.commit()?;
+        Ok(out)
+    }
+
+    /// Makes durable what the batch brought, and tells the log.
+    pub(crate) fn commit(&mut self) -> Result<(), JournalError> {
+        self.journal.commit()?;
+        for note in self.persisted.drain(..) {
+            note.log();
+        }
+        Ok(())
+    }
+
+    fn message(&mut self, topic: &str, payload: &[u8], now_ms: u64) -> Result<Vec<Outgoing>, JournalError> {
         match Topic::parse(&self.site, topic) {
             Some(Topic::State { gateway }) => {
                 self.presence(gateway, payload, now_ms)?;
@@ -204,7 +236,7 @@ impl Aggregator {
             accepted: gateway.record.accepted,
             blob_bytes: gateway.record.blob_bytes,
             heard_s: gateway.heard_ms.map(|heard| now_ms.saturating_sub(heard) / 1000),
-            report: gateway.report.clone(),
+            vitals: gateway.vitals,
         });
         let (transfers_open, transfers_bytes) = self.transfers.held();
         let counters = self.counters.clone();
@@ -234,7 +266,7 @@ impl Aggregator {
         if payload.is_empty() {
             return Ok(());
         }
-        match self.registry.presence(&self.journal, gateway, payload, now_ms)? {
+        match self.registry.presence(&mut self.journal, gateway, payload, now_ms)? {
             PresenceOutcome::Noted => {}
             PresenceOutcome::StaleWill => self.counters.ignore("stale_will"),
             PresenceOutcome::Malformed => self.counters.ignore("presence"),

@@ -6,6 +6,8 @@ use loadonce_control::Wants;
 use loadonce_wire::Reason;
 use serde::Serialize;
 
+use crate::registry::Vitals;
+
 /// What happened since this process started.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Counters {
@@ -133,6 +135,6 @@ pub struct GatewayFigures {
     pub blob_bytes: u64,
     /// Seconds since this process last heard of it.
     pub heard_s: Option<u64>,
-    /// Its newest report, as sent.
-    pub report: Option<serde_json::Value>,
+    /// A few numbers of its newest report.
+    pub vitals: Option<Vitals>,
 }

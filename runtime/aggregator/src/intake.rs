@@ -18,6 +18,8 @@ use crate::transfers::{Piece, Transfer};
 const MAX_PENDING: usize = 65_536;
 /// Contributions of one gateway among them, so that none can close a round to the others.
 const MAX_PENDING_EACH: usize = 256;
+/// Bytes of steps one round keeps on disk: 50,000 of 40,000 parameters in half precision.
+const MAX_PENDING_BYTES: u64 = 4 * 1024 * 1024 * 1024;
 /// Additions and removals one sum may hold: a hostile one must not use up what the totals can take.
 const MAX_SUM: u64 = 1 << 22;
 /// How long the fault keeps what it acknowledged in memory only.
@@ -127,6 +129,9 @@ impl Aggregator {
                 Verdict::Answer(Status::Refused, Reason::RoundClosed)
             }
             Ok(_) if line.round.contributions() >= MAX_PENDING => Verdict::Leave("the round is full"),
+            Ok(_) if step && line.pending_bytes + u64::from(manifest.blob_bytes) > MAX_PENDING_BYTES => {
+                Verdict::Leave("the round's share of the disk is full")
+            }
             Ok(_) if line.round.contributions_of(&manifest.key) >= MAX_PENDING_EACH => {
                 Verdict::Leave("the gateway's share of the round is full")
             }
@@ -216,8 +221,8 @@ impl Aggregator {
         }
     }
 
-    /// The one durable transaction of a contribution; only afterwards may it be acknowledged. `false` for a sum
-    /// that cannot join the totals: nothing was written.
+    /// Writes a contribution with the batch; it may be acknowledged once the batch is durable. `false` for a sum that
+    /// cannot join the totals: nothing was written.
     fn persist(&mut self, accepted: Accepted, now_ms: u64) -> Result<bool, JournalError> {
         let Accepted { intake, manifest, joins } = accepted;
         let samples = match self.journal.accept(&intake)? {
@@ -227,10 +232,12 @@ impl Aggregator {
                 return Ok(false);
             }
         };
-        tracing::info!(
-            target: "boundary", process = "aggregator", boundary = "intake.persisted",
-            gateway = intake.gateway, epoch = manifest.epoch, sequence = manifest.sequence, task = %manifest.task
-        );
+        self.persisted.push(Note::Persisted {
+            gateway: intake.gateway.clone(),
+            epoch: manifest.epoch,
+            sequence: manifest.sequence,
+            task: manifest.task.as_str().to_owned(),
+        });
         self.registry.accepted(&intake.gateway, &manifest.key, intake.record, now_ms);
         let kind = match manifest.kind {
             ContributionKind::Sum => {
@@ -246,13 +253,13 @@ impl Aggregator {
             line.samples = samples.unwrap_or(line.samples);
             if joins {
                 line.round.join(manifest.key, now_ms);
+                line.pending_bytes += intake.keep.as_ref().map_or(0, |keep| keep.len() as u64);
             }
-            tracing::info!(
+            tracing::debug!(
                 gateway = intake.gateway, task = %manifest.task, kind, samples = manifest.weight,
-                bytes = manifest.blob_bytes, round = line.version() + 1,
-                gateways = line.round.gateways(), quorum = line.task.manifest.rounds.quorum,
-                "contribution accepted"
+                bytes = manifest.blob_bytes, round = line.version() + 1, "contribution accepted"
             );
+            line.tell_progress();
         }
         Ok(true)
     }
@@ -264,7 +271,7 @@ impl Aggregator {
             // Nobody is left to hear of it: that, too, is the fault.
             let _written = self.persist(accepted, now_ms)?;
         }
-        Ok(())
+        self.commit()
     }
 
     fn answer(&mut self, gateway: &str, manifest: &Manifest, status: Status, reason: Reason) -> Outgoing {
@@ -272,7 +279,8 @@ impl Aggregator {
             Status::Accepted => {}
             Status::Duplicate => {
                 self.counters.duplicates += 1;
-                tracing::info!(
+                tracing::debug!(
+                    target: "boundary",
                     gateway, epoch = manifest.epoch, sequence = manifest.sequence, task = %manifest.task,
                     "contribution was applied before"
                 );

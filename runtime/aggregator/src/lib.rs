@@ -39,5 +39,6 @@ pub use figures::{ContributionFigures, Figures, GatewayFigures, Heldout, TaskFig
 pub use journal::{GatewayRecord, JournalError};
 pub use line::lineage_id;
 pub use outgoing::{Note, Outgoing};
+pub use registry::Vitals;
 pub use run::{RunError, run};
 pub use settings::{Admission, Settings, Task};

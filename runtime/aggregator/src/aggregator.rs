@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use loadonce_control::{MANIFEST_DOMAIN, POINTER_DOMAIN, Signed, SignedError};
+use loadonce_delivery::Receiver;
 use loadonce_rounds::LineageEntry;
 use loadonce_store::Database;
 use loadonce_trust::{Identity, encode_hex};
@@ -11,12 +12,12 @@ use loadonce_wire::{Frame, Kind, Topic};
 use thiserror::Error;
 
 use crate::figures::{ContributionFigures, Counters, Figures, GatewayFigures, TaskFigures};
+use crate::intake::Opened;
 use crate::journal::{Journal, JournalError};
 use crate::line::{Line, Newest, SHOWN_VERSIONS};
 use crate::outgoing::{Note, Outgoing};
 use crate::registry::{PresenceOutcome, Registry};
 use crate::settings::Settings;
-use crate::transfers::Transfers;
 
 /// Why the core cannot start.
 #[derive(Debug, Error)]
@@ -42,7 +43,7 @@ pub struct Aggregator {
     pub(crate) journal: Journal,
     pub(crate) lines: BTreeMap<String, Line>,
     pub(crate) registry: Registry,
-    pub(crate) transfers: Transfers,
+    pub(crate) receiver: Receiver<Opened>,
     pub(crate) counters: Counters,
     /// What the batch accepted, for the log once it is durable.
     pub(crate) persisted: Vec<Note>,
@@ -110,7 +111,7 @@ impl Aggregator {
             journal,
             lines,
             registry,
-            transfers: Transfers::default(),
+            receiver: Receiver::default(),
             counters: Counters::default(),
             persisted: Vec::new(),
             #[cfg(feature = "fault-ack-before-persist")]
@@ -185,7 +186,7 @@ impl Aggregator {
     pub fn on_tick(&mut self, now_ms: u64) -> Result<Vec<Outgoing>, JournalError> {
         #[cfg(feature = "fault-ack-before-persist")]
         self.write_late(now_ms)?;
-        self.transfers.expire(now_ms);
+        self.receiver.expire(now_ms);
         self.close_rounds(now_ms)
     }
 
@@ -238,7 +239,7 @@ impl Aggregator {
             heard_s: gateway.heard_ms.map(|heard| now_ms.saturating_sub(heard) / 1000),
             vitals: gateway.vitals,
         });
-        let (transfers_open, transfers_bytes) = self.transfers.held();
+        let (transfers_open, transfers_bytes) = self.receiver.held();
         let counters = self.counters.clone();
         Figures {
             site: self.site.clone(),
@@ -254,7 +255,8 @@ impl Aggregator {
             ignored: counters.ignored,
             transfers_open,
             transfers_bytes,
-            transfers_dropped: self.transfers.dropped,
+            transfers_dropped: self.receiver.dropped(),
+            transfers_turned_away: self.receiver.turned_away(),
             blocks: counters.blocks,
             block_bytes: counters.block_bytes,
             gateways: gateways.collect(),
@@ -296,22 +298,15 @@ impl Aggregator {
         };
         self.registry.heard(gateway, now_ms);
         match frame.kind {
+            Kind::Whole => self.whole(gateway, &frame, now_ms),
+            Kind::Offer => self.offer(gateway, &frame, now_ms),
             Kind::Chunk => self.chunk(gateway, &frame, now_ms),
             Kind::BlockRequest => self.block_request(gateway, &frame, now_ms),
-            Kind::Ack | Kind::Block => {
+            Kind::Ack | Kind::Block | Kind::Status => {
                 self.counters.ignore("unexpected_kind");
                 Ok(Vec::new())
             }
         }
-    }
-
-    /// A frame to a gateway.
-    pub(crate) fn down(&self, gateway: &str, frame: &Frame<'_>, note: Option<Note>) -> Outgoing {
-        let mut payload = vec![0; loadonce_wire::frame::HEADER + frame.payload.len()];
-        let length = frame.encode(&mut payload).expect("acks and cut blocks are within the payload limit");
-        payload.truncate(length);
-        let topic = Topic::Down { gateway }.text(&self.site).as_str().to_owned();
-        Outgoing { topic, payload, retain: false, note }
     }
 
     /// A line's pointer, signed.

@@ -51,6 +51,8 @@ pub struct Figures {
     pub transfers_bytes: usize,
     /// Transfers dropped to stay within the bounds, since this process started.
     pub transfers_dropped: u64,
+    /// Offers that were asked to wait for want of room, since this process started.
+    pub transfers_turned_away: u64,
     /// Frames of module files sent since this process started.
     pub blocks: u64,
     /// Bytes of module files sent since this process started.

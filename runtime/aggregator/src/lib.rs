@@ -32,7 +32,6 @@ mod outgoing;
 mod registry;
 mod run;
 mod settings;
-mod transfers;
 
 pub use aggregator::{Aggregator, OpenError};
 pub use figures::{ContributionFigures, Figures, GatewayFigures, Heldout, TaskFigures};

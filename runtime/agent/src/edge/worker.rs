@@ -108,7 +108,7 @@ impl Worker {
         match message {
             Work::Connected => {
                 self.backlog.clear();
-                let birth = self.agent.on_connected();
+                let birth = self.agent.on_connected(now)?;
                 out.push(birth);
             }
             Work::Disconnected => {

@@ -4,6 +4,8 @@
 # make models-report    what the backbones reach on real data: models/report/report.json and the model cards
 # make bench-backbone   what every exit costs on this machine: target/bench/backbone.json
 # make explore          delivery under losses, deaths and cuts: SCHEDULES random walks from SEED on
+# make bench-fleet      ten thousand gateways against one aggregator, a broker that dies: target/bench/fleet.json
+# make bench-idle       what an idle gateway's uplink carries in MINUTES (12), and so in a day: target/bench/idle.json
 # All install what they miss and say what. Needed beforehand: a Debian or Ubuntu machine, Rust (rustup) and
 # Python 3. Everything that is built or fetched stays under target/, except packages and cargo's own caches.
 
@@ -13,13 +15,13 @@ export ORT_DYLIB_PATH := $(CURDIR)/$(ORT_DIR)/libonnxruntime.so
 DEMO_ARGS ?=
 REPORT_ARGS ?=
 BENCH_ARGS ?=
-SEED ?= 1
+export SEED ?= 1
 SCHEDULES ?= 200000
 
-.PHONY: help demo test build onnxruntime models models-report bench-backbone test-aarch64 explore clean
+.PHONY: help demo test build onnxruntime models models-report bench-backbone test-aarch64 explore bench-fleet bench-idle clean
 
 help:
-	@sed -n 's/^# //p' Makefile | head -8
+	@sed -n 's/^# //p' Makefile | head -10
 
 demo: build
 	target/release/loadonce demo $(DEMO_ARGS)
@@ -50,6 +52,18 @@ bench-backbone: build
 explore:
 	LOADONCE_SEED=$(SEED) LOADONCE_SCHEDULES=$(SCHEDULES) cargo test --release --locked -p loadonce-delivery \
 		--test explore -- --nocapture
+
+# SEED, SIZES and CODEC choose the run; `ulimit -n` bounds the gateways.
+bench-fleet:
+	@tests/prepare build
+	@tests/prepare test
+	cargo build --release --locked -p loadonce-aggregator -p loadonce-cli -p loadonce-tests --bin loadonce-aggregator --bin loadonce --bin fleet
+	ulimit -n $$(ulimit -H -n) && target/release/fleet
+
+bench-idle: onnxruntime
+	@tests/prepare test
+	cargo build --release --locked -p loadonce-aggregator -p loadonce-agent -p loadonce-tests --bin loadonce-aggregator --bin loadonce-agent --bin idle
+	target/release/idle
 
 clean:
 	cargo clean

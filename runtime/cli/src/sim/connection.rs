@@ -56,17 +56,11 @@ impl Connection {
         })
     }
 
-    /// Queues a PUBLISH at QoS 1 whose payload `fill` appends.
-    pub(crate) fn publish(
-        &mut self,
-        topic: &str,
-        retain: bool,
-        bytes: usize,
-        fill: impl FnOnce(&mut Vec<u8>),
-    ) {
+    /// Queues a PUBLISH at QoS 1.
+    pub(crate) fn publish(&mut self, topic: &str, retain: bool, payload: &[u8]) {
         self.identifier = self.identifier.checked_add(1).unwrap_or(1);
-        let mut packet = mqtt::publish_head(topic, self.identifier, retain, bytes);
-        fill(&mut packet);
+        let mut packet = mqtt::publish_head(topic, self.identifier, retain, payload.len());
+        packet.extend_from_slice(payload);
         self.out.push_back(packet);
     }
 

@@ -6,7 +6,7 @@ use loadonce_wire::Name;
 use std::time::{Duration, Instant};
 
 use super::fleet::Fleet;
-use super::gateway::{Common, Gateway, believed};
+use super::gateway::{Common, Gateway};
 use super::payload::{Pool, Truth};
 use super::report::{Report, Round, Storm};
 use super::{Options, SimError, address};
@@ -93,7 +93,7 @@ pub(crate) fn rounds(options: &Options) -> Result<Report, SimError> {
     }
     let key = fleet.aggregator.expect("a pointer was believed");
     report.acks_checked = fleet.acks.len() as u64;
-    report.acks_forged = fleet.acks.iter().filter(|ack| !believed(ack, &key)).count() as u64;
+    report.acks_forged = fleet.acks.iter().filter(|answer| !answer.believed(&key)).count() as u64;
     report.wrong_frames = fleet.counts.wrong_frames;
     fleet.close();
     Ok(report)
@@ -159,7 +159,7 @@ fn contribute(fleet: &mut Fleet, common: &Common, pool: &Pool) {
 
 /// Sends what all gateways hold, until every one has its answer.
 fn send(fleet: &mut Fleet, options: &Options, round: &mut Round, window: usize) -> Result<(), SimError> {
-    let (begun, sent, resent) = (Instant::now(), fleet.counts.sent_bytes, resent(fleet));
+    let (begun, sent, before) = (Instant::now(), fleet.counts.sent_bytes, repeats(fleet));
     fleet.send(window);
     let mut told = 0;
     fleet.run("an answer to every contribution", Duration::from_secs(options.patience), |fleet| {
@@ -171,20 +171,26 @@ fn send(fleet: &mut Fleet, options: &Options, round: &mut Round, window: usize) 
         fleet.unanswered == 0 && fleet.idle()
     })?;
     round.took(begun.elapsed(), fleet.counts.sent_bytes - sent);
-    round.resent = self::resent(fleet) - resent;
-    round.refused = fleet.counts.refused;
+    note_repeats(fleet, round, before);
     Ok(())
 }
 
-fn resent(fleet: &Fleet) -> u64 {
-    fleet.gateways.iter().map(|gateway| gateway.resent).sum()
+/// How often work was sent or offered again, and how often the aggregator asked to wait.
+fn repeats(fleet: &Fleet) -> (u64, u64) {
+    fleet.gateways.iter().map(Gateway::repeats).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
+}
+
+fn note_repeats(fleet: &Fleet, round: &mut Round, before: (u64, u64)) {
+    let after = repeats(fleet);
+    (round.resent, round.turned_away) = (after.0 - before.0, after.1 - before.1);
+    round.refused = fleet.counts.refused;
 }
 
 /// A round in which everybody sends at once and the broker dies.
 fn weather(fleet: &mut Fleet, options: &Options, round: &mut Round) -> Result<Storm, SimError> {
     fleet.lost_at = None;
     let reconnects = fleet.counts.reconnects;
-    let (begun, sent, resent_before) = (Instant::now(), fleet.counts.sent_bytes, resent(fleet));
+    let (begun, sent, before) = (Instant::now(), fleet.counts.sent_bytes, repeats(fleet));
     // Half of them are caught anywhere between sending and their answer; the others hold what they were about to send.
     fleet.send_some(0, |index| index % 2 == 0);
     let patience = Duration::from_secs(options.patience);
@@ -202,8 +208,7 @@ fn weather(fleet: &mut Fleet, options: &Options, round: &mut Round) -> Result<St
         fleet.unanswered == 0 && fleet.idle()
     })?;
     round.took(begun.elapsed(), fleet.counts.sent_bytes - sent);
-    round.resent = resent(fleet) - resent_before;
-    round.refused = fleet.counts.refused;
+    note_repeats(fleet, round, before);
     Ok(Storm {
         unanswered_when_lost: unanswered as u64,
         lost_connections: fleet.counts.reconnects - reconnects,

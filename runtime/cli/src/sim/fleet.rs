@@ -3,8 +3,7 @@
 
 use loadonce_control::{MANIFEST_DOMAIN, POINTER_DOMAIN, Pointer, Presence, Signed, TaskManifest};
 use loadonce_trust::PublicKey;
-use loadonce_wire::frame::HEADER;
-use loadonce_wire::{Ack, Status, Topic};
+use loadonce_wire::{Status, Topic};
 use mio::{Events, Poll, Token};
 use std::collections::VecDeque;
 use std::io;
@@ -13,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::SimError;
 use super::connection::{Connection, Stage};
-use super::gateway::{Common, Gateway, Heard, append, counts};
+use super::gateway::{Answer, Common, Gateway, Heard};
 use super::mqtt::{self, Packet, Will};
 use super::null::Null;
 
@@ -50,6 +49,8 @@ struct Place {
     attempts: u32,
     /// Its work may be sent.
     started: bool,
+    /// It was sent to the null subscriber.
+    blind: bool,
     /// Newest version a pointer named to it; `None` before the first pointer.
     version: Option<u64>,
 }
@@ -81,7 +82,7 @@ pub(crate) struct Fleet {
     pub(crate) unanswered: usize,
     /// Acknowledgements whose signature is still to be checked: not while the clock runs, for a gateway has a processor
     /// of its own.
-    pub(crate) acks: Vec<Ack>,
+    pub(crate) acks: Vec<Answer>,
     pub(crate) counts: Counts,
     pub(crate) lost_at: Option<Instant>,
     null: Option<Null>,
@@ -131,6 +132,11 @@ impl Fleet {
         let waker = mio::Waker::new(self.poll.registry(), NULL).map_err(SimError::System)?;
         self.null = Some(Null::start(self.address, &self.site, waker).map_err(SimError::System)?);
         Ok(())
+    }
+
+    /// Milliseconds over which gateways that return together spread themselves.
+    fn spread(&self) -> u64 {
+        self.manifest().map_or(0, |manifest| (manifest.sync.spread_s * 1000.0) as u64)
     }
 
     fn now(&self) -> u64 {
@@ -325,7 +331,8 @@ impl Fleet {
                 self.opening -= 1;
                 self.up += 1;
                 self.birth(index, connection);
-                self.gateways[index].start_over();
+                let (now, spread) = (self.now(), self.spread());
+                self.gateways[index].connected(now, spread);
                 if self.places[index].started {
                     self.send_to(index, connection);
                 }
@@ -342,7 +349,7 @@ impl Fleet {
         let gateway = &self.gateways[index];
         let payload = gateway.birth(&self.common, self.places[index].version.unwrap_or(0));
         let topic = Topic::State { gateway: &gateway.name }.text(&self.site);
-        connection.publish(&topic, true, payload.len(), |out| out.extend_from_slice(&payload));
+        connection.publish(&topic, true, &payload);
     }
 
     fn message(
@@ -358,9 +365,10 @@ impl Fleet {
         self.site = site;
         match parsed {
             Some(Topic::Down { .. }) => {
-                let heard = self.gateways[index].frame(payload);
+                let now = self.now();
+                let heard = self.gateways[index].frame(payload, now);
                 self.heard(index, heard);
-                // More pieces of a file may have to be asked for.
+                // A status asks for chunks, and more of a file may have to be asked for.
                 if self.places[index].started {
                     self.send_to(index, connection);
                 }
@@ -373,9 +381,9 @@ impl Fleet {
             Some(Topic::Task { .. }) => {
                 self.believe_manifest(payload);
                 // The aggregator publishes manifests when it connects: what was under way did not reach it.
-                if !retain && self.places[index].started {
-                    self.gateways[index].start_over();
-                    self.send_to(index, connection);
+                if !retain {
+                    let (now, spread) = (self.now(), self.spread());
+                    self.gateways[index].returned(now, spread);
                 }
             }
             Some(Topic::Pointer { .. }) => {
@@ -433,16 +441,12 @@ impl Fleet {
                 tracing::error!(what, "a wrong frame");
                 return;
             }
-            Heard::Acked(ack) => {
-                if !counts(&ack) {
+            Heard::Acked(answer) => {
+                if let Some(reason) = answer.refusal() {
                     self.counts.refused += 1;
-                    tracing::error!(
-                        gateway = self.gateways[index].name,
-                        reason = ack.reason.code(),
-                        "refused"
-                    );
+                    tracing::error!(gateway = self.gateways[index].name, reason = reason.code(), "refused");
                 }
-                self.acks.push(ack);
+                self.acks.push(answer);
                 self.unanswered -= 1;
             }
             Heard::Fetched(file) => {
@@ -468,7 +472,10 @@ impl Fleet {
             && let Some(index) = self.queue.pop_front()
         {
             if let Some((hash, bytes)) = self.fetching {
-                self.gateways[index].fetch(hash, bytes);
+                if !self.gateways[index].fetch(hash, bytes) {
+                    self.counts.wrong_frames += 1;
+                    continue;
+                }
             } else if !self.gateways[index].holds_work() {
                 continue;
             }
@@ -494,14 +501,18 @@ impl Fleet {
         let Self { gateways, common, site, counts, .. } = self;
         let gateway = &mut gateways[index];
         let topic = Topic::Up { gateway: &gateway.name }.text(site);
-        let contributes = gateway.holds_work() && !gateway.fetching();
-        gateway.due(common, now, |frame| {
-            let bytes = HEADER + frame.payload.len();
+        let contributes = gateway.holds_work();
+        let mut send = |frame: Vec<u8>| {
             if contributes {
-                counts.sent_bytes += (mqtt::publish_head(&topic, 1, false, bytes).len() + bytes) as u64;
+                counts.sent_bytes += loadonce_wire::limits::packet_bytes(topic.len(), frame.len()) as u64;
             }
-            connection.publish(&topic, false, bytes, |out| append(out, &frame));
-        });
+            connection.publish(&topic, false, &frame);
+        };
+        if self.null.is_none() {
+            gateway.due(common, now, send);
+        } else if !std::mem::replace(&mut self.places[index].blind, true) {
+            gateway.blindly(&mut send);
+        }
     }
 
     fn drain_null(&mut self) -> Result<(), SimError> {

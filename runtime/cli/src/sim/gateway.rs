@@ -4,51 +4,71 @@
 //! [`payload`](super::payload), so that the right result is known exactly.
 
 use loadonce_control::{BackboneInfo, Presence, TaskInfo};
+use loadonce_delivery::{Action, Entry, Fetch, Sender, frames};
 use loadonce_trust::{Identity, PublicKey, encode_hex, hash, verify};
-use loadonce_wire::chunks::ranges;
-use loadonce_wire::frame::{FLAG_MANIFEST, HEADER};
+use loadonce_wire::chunks::{CHUNK, count};
 use loadonce_wire::manifest::{DOMAIN, MAX_MANIFEST};
-use loadonce_wire::{Ack, BlockRequest, Frame, Kind, Manifest, Name, Reassembly, Status, ack, block};
+use loadonce_wire::{Ack, BlockRequest, Frame, Kind, Manifest, Name, Reason, Status, TransferId, ack, block};
+use std::convert::Infallible;
 use std::rc::Rc;
 
 use super::payload::Payload;
 
-/// First pause before unanswered work is sent again, ms; it doubles, and half of it is drawn anew each time so that
-/// gateways which were stopped together do not go on together.
-const RESEND_MS: u64 = 15_000;
-/// Longest such pause, ms.
-const RESEND_CAP_MS: u64 = 300_000;
-/// Pause before blocks that did not come are asked for again, ms.
-const ASK_AGAIN_MS: u64 = 5_000;
-
 /// A contribution in the outbox; it leaves only on an acknowledgement.
 #[derive(Debug)]
-struct Entry {
+struct Held {
     manifest: Manifest,
     encoded: Vec<u8>,
+    transfer: TransferId,
     payload: Rc<Payload>,
-    due_ms: u64,
-    tries: u32,
     /// Frames that reached the null subscriber.
     arrived: usize,
 }
 
-/// A module file that is being fetched.
-#[derive(Debug)]
-struct Fetch {
-    hash: [u8; 32],
-    parts: Reassembly,
-    buffer: Vec<u8>,
-    due_ms: u64,
+impl Held {
+    fn chunks(&self) -> usize {
+        count(self.payload.blob.len(), CHUNK)
+    }
+
+    /// The frame of an action.
+    fn frame(&self, action: Action) -> Option<Vec<u8>> {
+        let blob = &self.payload.blob;
+        match action {
+            Action::Whole { .. } => frames::whole(self.transfer, &self.encoded, blob),
+            Action::Offer { .. } => Some(frames::offer(self.transfer, &self.encoded, blob.len())),
+            Action::Chunk { index, .. } => frames::chunk(self.transfer, blob, index),
+        }
+    }
+}
+
+/// An acknowledgement, and what its signature must cover.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Answer {
+    ack: Ack,
+    key: PublicKey,
+    blob_hash: [u8; 32],
+}
+
+impl Answer {
+    /// Whether the aggregator signed it.
+    pub(crate) fn believed(&self, aggregator: &PublicKey) -> bool {
+        let signed = self.ack.signed(&self.key, &self.blob_hash);
+        verify(aggregator, ack::DOMAIN, &signed, &self.ack.signature)
+    }
+
+    /// Why the work does not count, where that is so.
+    pub(crate) fn refusal(&self) -> Option<Reason> {
+        (self.ack.status == Status::Refused).then_some(self.ack.reason)
+    }
 }
 
 /// What a frame from the aggregator led to.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Heard {
-    /// Nothing that changes anything.
+    /// Nothing that ends anything.
     Nothing,
     /// The contribution was acknowledged; its signature is still to be checked.
-    Acked(Ack),
+    Acked(Answer),
     /// The module file is whole.
     Fetched(Vec<u8>),
     /// A frame that no aggregator sends.
@@ -70,13 +90,12 @@ pub(crate) struct Gateway {
     identity: Identity,
     epoch: u64,
     sequence: u64,
-    entry: Option<Entry>,
-    fetch: Option<Fetch>,
+    held: Option<Held>,
+    sender: Sender,
+    fetch: Option<([u8; 32], Fetch)>,
     jitter: u64,
     /// Acknowledgements by status: accepted, duplicate, refused.
     pub(crate) acks: [u64; 3],
-    /// How often work was sent again.
-    pub(crate) resent: u64,
 }
 
 impl Gateway {
@@ -85,17 +104,17 @@ impl Gateway {
         let derived =
             hash(&[b"loadonce sim\0".as_slice(), &seed.to_le_bytes(), &index.to_le_bytes()].concat());
         let store = hash(&[&derived[..], &run.to_le_bytes()].concat());
-        let word = |at: usize| u64::from_le_bytes(store[at..at + 8].try_into().expect("eight bytes"));
+        let word = |at: usize| store[at..at + 8].iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
         Self {
             name: format!("sim-{index:05}"),
             identity: Identity::from_seed(&derived),
             epoch: word(0),
             sequence: 0,
-            entry: None,
+            held: None,
+            sender: Sender::default(),
             fetch: None,
             jitter: word(8) | 1,
             acks: [0; 3],
-            resent: 0,
         }
     }
 
@@ -145,176 +164,179 @@ impl Gateway {
         let body = length - 64;
         let signature = self.identity.sign(DOMAIN, &encoded[..body]);
         encoded[body..].copy_from_slice(&signature);
-        let payload = Rc::clone(payload);
-        self.entry = Some(Entry { manifest, encoded, payload, due_ms: 0, tries: 0, arrived: 0 });
+        let mut transfer = TransferId::default();
+        transfer.copy_from_slice(&hash(&manifest.transfer_seed())[..size_of::<TransferId>()]);
+        self.held = Some(Held { manifest, encoded, transfer, payload: Rc::clone(payload), arrived: 0 });
+        self.sender.pending = 1;
     }
 
     /// Whether the outbox holds unacknowledged work.
     pub(crate) fn holds_work(&self) -> bool {
-        self.entry.is_some()
+        self.held.is_some()
     }
 
-    /// Whether a module file is being fetched.
-    pub(crate) fn fetching(&self) -> bool {
+    /// How often work was sent or offered again, and how often the aggregator asked to wait.
+    pub(crate) fn repeats(&self) -> (u64, u64) {
+        let counters = self.sender.counters();
+        (counters.repeated, counters.busy)
+    }
+
+    /// Asks for the module file with this hash and size; false where no file has it.
+    pub(crate) fn fetch(&mut self, hash: [u8; 32], bytes: u32) -> bool {
+        self.fetch = Fetch::new(bytes as usize).map(|fetch| (hash, fetch));
         self.fetch.is_some()
     }
 
-    /// Asks for the module file with this hash and size.
-    pub(crate) fn fetch(&mut self, hash: [u8; 32], bytes: u32) {
-        let parts = Reassembly::new(bytes as usize).expect("a pointer's size was checked");
-        self.fetch = Some(Fetch { hash, parts, buffer: vec![0; bytes as usize], due_ms: 0 });
-    }
-
-    /// Everything is due: what was under way did not arrive, as far as is known.
-    pub(crate) fn start_over(&mut self) {
-        if let Some(entry) = &mut self.entry {
-            (entry.due_ms, entry.tries) = (0, entry.tries.min(1));
-        }
-        if let Some(fetch) = &mut self.fetch {
-            fetch.due_ms = 0;
-        }
-    }
-
-    /// Hands the frames that are due to `send`, each as its length and a function that appends it.
-    pub(crate) fn due(&mut self, common: &Common, now_ms: u64, mut send: impl FnMut(Frame<'_>)) {
+    /// A connection stands: what was under way did not arrive, as far as is known.
+    pub(crate) fn connected(&mut self, now_ms: u64, spread_ms: u64) {
         let draw = self.draw();
-        if let Some(entry) = &mut self.entry
-            && now_ms >= entry.due_ms
-        {
-            let pause = (RESEND_MS << entry.tries.min(5)).min(RESEND_CAP_MS);
-            entry.due_ms = now_ms + pause / 2 + draw % (pause / 2);
-            self.resent += u64::from(entry.tries > 0);
-            entry.tries += 1;
-            chunks(entry, &mut send);
+        self.sender.connected(now_ms, draw, spread_ms);
+        if let Some((_, fetch)) = &mut self.fetch {
+            fetch.connected(now_ms, draw, spread_ms);
         }
-        if let Some(fetch) = &mut self.fetch
-            && now_ms >= fetch.due_ms
-            && let Some(missing) = fetch.parts.missing()
+    }
+
+    /// The aggregator is back.
+    pub(crate) fn returned(&mut self, now_ms: u64, spread_ms: u64) {
+        let draw = self.draw();
+        if self.sender.returned(now_ms, draw, spread_ms)
+            && let Some((_, fetch)) = &mut self.fetch
         {
-            fetch.due_ms = now_ms + ASK_AGAIN_MS;
+            fetch.connected(now_ms, draw, spread_ms);
+        }
+    }
+
+    /// Hands every frame that is due to `send`.
+    pub(crate) fn due(&mut self, common: &Common, now_ms: u64, mut send: impl FnMut(Vec<u8>)) {
+        while let Some(held) = &self.held {
+            let entry =
+                Entry { sequence: held.manifest.sequence, transfer: held.transfer, chunks: held.chunks() };
+            let draw = draw(&mut self.jitter);
+            let next = |after| Ok::<_, Infallible>(Some(entry).filter(|entry| entry.sequence > after));
+            let Ok(action) = self.sender.poll(now_ms, draw, next);
+            let Some(frame) = action.and_then(|action| held.frame(action)) else { break };
+            send(frame);
+        }
+        let draw = draw(&mut self.jitter);
+        if let Some((hash, fetch)) = &mut self.fetch
+            && let Some(missing) = fetch.poll(now_ms, draw)
+        {
             let request = BlockRequest {
-                blob_hash: fetch.hash,
+                blob_hash: *hash,
                 offset: missing.start as u32,
                 length: missing.len() as u32,
                 task: common.task.clone(),
             };
             let mut payload = [0; block::MAX_BLOCK_REQUEST];
             let length = request.encode(&mut payload).expect("MAX_BLOCK_REQUEST holds every request");
-            let mut transfer = [0; 16];
-            transfer.copy_from_slice(&fetch.hash[..16]);
-            send(Frame {
-                kind: Kind::BlockRequest,
-                flags: 0,
-                transfer,
-                epoch: 0,
-                sequence: 0,
-                offset: missing.start as u32,
-                total: 0,
-                payload: &payload[..length],
-            });
+            let transfer = first_bytes(hash);
+            let frame =
+                Frame { kind: Kind::BlockRequest, index: 0, transfer, total: 0, payload: &payload[..length] };
+            let mut bytes = vec![0; loadonce_wire::frame::HEADER + length];
+            frame.encode(&mut bytes).expect("the buffer is as long as the frame");
+            send(bytes);
         }
     }
 
-    /// Takes a frame from the aggregator.
-    pub(crate) fn frame(&mut self, bytes: &[u8]) -> Heard {
-        let Ok(frame) = Frame::decode(bytes) else { return Heard::Wrong("a frame that does not decode") };
-        match frame.kind {
-            Kind::Ack => self.acknowledged(frame.payload),
-            Kind::Block => self.block(&frame),
-            Kind::Chunk | Kind::BlockRequest => Heard::Wrong("a frame of a gateway's kind"),
+    /// Hands every frame of its work to `send` at once, as nobody answers an offer who is not there.
+    pub(crate) fn blindly(&self, mut send: impl FnMut(Vec<u8>)) {
+        let Some(held) = &self.held else { return };
+        let sequence = held.manifest.sequence;
+        let chunks = held.chunks();
+        let first = if chunks == 1 { Action::Whole { sequence } } else { Action::Offer { sequence } };
+        let more = (0..if chunks == 1 { 0 } else { chunks }).map(|index| Action::Chunk {
+            sequence,
+            index,
+            last: index + 1 == chunks,
+        });
+        for action in std::iter::once(first).chain(more) {
+            if let Some(frame) = held.frame(action) {
+                send(frame);
+            }
         }
-    }
-
-    fn acknowledged(&mut self, payload: &[u8]) -> Heard {
-        let Ok(ack) = Ack::decode(payload) else {
-            return Heard::Wrong("an acknowledgement that does not decode");
-        };
-        let named = |entry: &Entry| {
-            let m = &entry.manifest;
-            (m.key, m.epoch, m.sequence, m.blob_hash) == (ack.key, ack.epoch, ack.sequence, ack.blob_hash)
-        };
-        if ack.key != self.identity.public() {
-            return Heard::Wrong("an acknowledgement for another key");
-        }
-        self.acks[ack.status as usize - 1] += 1;
-        // Answers to work that was sent twice arrive twice.
-        if self.entry.take_if(|entry| named(entry)).is_none() {
-            return Heard::Nothing;
-        }
-        Heard::Acked(ack)
-    }
-
-    fn block(&mut self, frame: &Frame<'_>) -> Heard {
-        let Some(fetch) = &mut self.fetch else { return Heard::Nothing };
-        if fetch.hash[..16] != frame.transfer || fetch.parts.total() != frame.total as usize {
-            return Heard::Nothing;
-        }
-        if fetch.parts.insert(&mut fetch.buffer, frame.offset as usize, frame.payload).is_err() {
-            return Heard::Wrong("a block that does not fit its file");
-        }
-        if !fetch.parts.complete() {
-            return Heard::Nothing;
-        }
-        self.fetch.take().map_or(Heard::Nothing, |fetch| Heard::Fetched(fetch.buffer))
     }
 
     /// A frame of its work reached the null subscriber; whether it was the last one.
     pub(crate) fn arrived(&mut self) -> bool {
-        let Some(entry) = &mut self.entry else { return false };
-        entry.arrived += 1;
-        let frames = ranges(entry.payload.blob.len(), 2 + entry.encoded.len()).count();
-        self.entry.take_if(|entry| entry.arrived >= frames).is_some()
+        let Some(held) = &mut self.held else { return false };
+        held.arrived += 1;
+        let chunks = held.chunks();
+        let frames = if chunks == 1 { 1 } else { 1 + chunks };
+        self.held.take_if(|held| held.arrived >= frames).is_some()
+    }
+
+    /// Takes a frame from the aggregator.
+    pub(crate) fn frame(&mut self, bytes: &[u8], now_ms: u64) -> Heard {
+        let Ok(frame) = Frame::decode(bytes) else { return Heard::Wrong("a frame that does not decode") };
+        match frame.kind {
+            Kind::Ack => self.acknowledged(frame.payload, now_ms),
+            Kind::Status => match frames::read_status(&frame) {
+                Some(chunks) => {
+                    // One that comes late is no mistake of anybody.
+                    let _awaited = self.sender.status(frame.transfer, &chunks);
+                    Heard::Nothing
+                }
+                None => Heard::Wrong("a status that does not fit"),
+            },
+            Kind::Block => self.block(&frame, now_ms),
+            Kind::Chunk | Kind::Offer | Kind::Whole | Kind::BlockRequest => {
+                Heard::Wrong("a frame of a gateway's kind")
+            }
+        }
+    }
+
+    fn acknowledged(&mut self, payload: &[u8], now_ms: u64) -> Heard {
+        let Ok(ack) = Ack::decode(payload) else {
+            return Heard::Wrong("an acknowledgement that does not decode");
+        };
+        let draw = self.draw();
+        if ack.status == Status::Refused && ack.reason == Reason::Busy {
+            self.sender.busy(ack.sequence, now_ms, draw, ack.wait_s);
+            return Heard::Nothing;
+        }
+        self.acks[ack.status as usize - 1] += 1;
+        let named = |held: &Held| (held.manifest.epoch, held.manifest.sequence) == (ack.epoch, ack.sequence);
+        // Answers to work that was sent twice arrive twice.
+        let Some(held) = self.held.take_if(|held| named(held)) else { return Heard::Nothing };
+        self.sender.done(ack.sequence);
+        self.sender.pending = 0;
+        Heard::Acked(Answer { ack, key: held.manifest.key, blob_hash: held.manifest.blob_hash })
+    }
+
+    fn block(&mut self, frame: &Frame<'_>, now_ms: u64) -> Heard {
+        let draw = self.draw();
+        let Some((hash, fetch)) = &mut self.fetch else { return Heard::Nothing };
+        if first_bytes(hash) != frame.transfer {
+            return Heard::Nothing;
+        }
+        let (total, index) = (frame.total as usize, usize::from(frame.index));
+        if fetch.chunk(total, index, frame.payload, now_ms, draw).is_err() {
+            return Heard::Wrong("a block that does not fit its file");
+        }
+        if !fetch.is_complete() {
+            return Heard::Nothing;
+        }
+        self.fetch.take().map_or(Heard::Nothing, |(_, fetch)| Heard::Fetched(fetch.into_file()))
     }
 
     /// A number that differs between gateways and calls.
     pub(crate) fn draw(&mut self) -> u64 {
-        // xorshift64 (Marsaglia, 2003).
-        self.jitter ^= self.jitter << 13;
-        self.jitter ^= self.jitter >> 7;
-        self.jitter ^= self.jitter << 17;
-        self.jitter
+        draw(&mut self.jitter)
     }
 }
 
-fn chunks(entry: &Entry, send: &mut impl FnMut(Frame<'_>)) {
-    let manifest = &entry.manifest;
-    let mut transfer = [0; 16];
-    transfer.copy_from_slice(&hash(&manifest.transfer_seed())[..16]);
-    let blob = &entry.payload.blob;
-    for range in ranges(blob.len(), 2 + entry.encoded.len()) {
-        let first = range.start == 0;
-        let head = if first {
-            [&(entry.encoded.len() as u16).to_le_bytes()[..], &entry.encoded, &blob[range.clone()]].concat()
-        } else {
-            Vec::new()
-        };
-        send(Frame {
-            kind: Kind::Chunk,
-            flags: if first { FLAG_MANIFEST } else { 0 },
-            transfer,
-            epoch: manifest.epoch,
-            sequence: manifest.sequence,
-            offset: range.start as u32,
-            total: blob.len() as u32,
-            payload: if first { &head } else { &blob[range] },
-        });
-    }
+/// splitmix64 (Steele, Lea and Flood, 2014).
+fn draw(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *state;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
 }
 
-/// Appends a frame to `packet`.
-pub(crate) fn append(packet: &mut Vec<u8>, frame: &Frame<'_>) {
-    let at = packet.len();
-    packet.resize(at + HEADER + frame.payload.len(), 0);
-    frame.encode(&mut packet[at..]).expect("the buffer is as long as the frame");
-}
-
-/// Whether the aggregator signed this acknowledgement.
-pub(crate) fn believed(ack: &Ack, aggregator: &PublicKey) -> bool {
-    let encoded = ack.encode();
-    verify(aggregator, ack::DOMAIN, &encoded[..encoded.len() - 64], &ack.signature)
-}
-
-/// Whether it lets the gateway delete its work, and that work counts.
-pub(crate) fn counts(ack: &Ack) -> bool {
-    ack.status != Status::Refused
+/// A file's name on the wire.
+fn first_bytes(hash: &[u8; 32]) -> TransferId {
+    let mut id = TransferId::default();
+    id.copy_from_slice(&hash[..size_of::<TransferId>()]);
+    id
 }

@@ -48,8 +48,10 @@ pub struct Round {
     pub per_second: f64,
     /// Megabytes per second.
     pub mb_per_second: f64,
-    /// Contributions sent more than once.
+    /// Times a contribution was sent or offered again for want of an answer.
     pub resent: u64,
+    /// Times the aggregator asked a gateway to wait.
+    pub turned_away: u64,
     /// Acknowledgements: accepted, duplicate, refused.
     pub answers: [u64; 3],
     /// Refusals since the start.
@@ -94,6 +96,7 @@ impl Round {
             per_second: 0.0,
             mb_per_second: 0.0,
             resent: 0,
+            turned_away: 0,
             answers: [0; 3],
             refused: 0,
             cut_seconds: 0.0,

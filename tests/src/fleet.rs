@@ -27,6 +27,8 @@ pub struct Module {
     pub rank: usize,
 }
 
+/// Gateways that come back in one second after a failure.
+const RETURNS_PER_S: f64 = 1000.0;
 /// Exits of the backbone.
 const EXITS: usize = 3;
 
@@ -76,8 +78,10 @@ impl FleetSite {
             "name = \"{TASK}\"\nkind = \"classify\"\nbackbone = \"sim\"\nclasses = [{}]\n\
              input = {{ modality = \"picture\" }}\n\
              module = {{ kind = \"ladder\", rank = {rank}, features = {features} }}\n\
-             [rounds]\nquorum = {gateways}\nminimum = {gateways}\ndeadline_s = 0\nsteps = {steps}\n",
-            classes.join(", ")
+             [rounds]\nquorum = {gateways}\nminimum = {gateways}\ndeadline_s = 0\nsteps = {steps}\n\
+             [sync]\nspread_s = {}\n",
+            classes.join(", "),
+            gateways as f64 / RETURNS_PER_S
         );
         let config = format!(
             "site = \"{SITE}\"\nbroker = \"{}\"\nstate = \"state\"\ntasks = [\"task.toml\"]\nadmission = \"first-use\"\n\

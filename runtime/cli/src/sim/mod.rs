@@ -79,7 +79,7 @@ pub struct Options {
     #[arg(long, value_name = "N", default_value_t = 128)]
     pub distinct: usize,
     /// Gateways with work under way at once, but in a storm
-    #[arg(long, value_name = "N", default_value_t = 256)]
+    #[arg(long, value_name = "N", default_value_t = 128)]
     pub in_flight: usize,
     /// Measure the broker alone: a subscriber in this process takes the steps in place of an aggregator
     #[arg(long)]

@@ -9,6 +9,7 @@
 //! | `broker`, `client` | Mosquitto, and a plain MQTT client beside the product's own |
 //! | `site` | agents and aggregators with their folders and configurations |
 //! | `data` | real samples as the payloads a camera or a sensor sends |
+//! | `fleet` | a site for `loadonce sim` |
 //! | `crash` | the seeded kill schedule and the checks of invariants 1 and 2 |
 
 #![expect(clippy::missing_panics_doc, reason = "a test ends by panicking, and says why")]
@@ -17,6 +18,7 @@ pub mod broker;
 pub mod client;
 pub mod crash;
 pub mod data;
+pub mod fleet;
 pub mod process;
 pub mod programs;
 pub mod site;

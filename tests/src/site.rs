@@ -91,6 +91,8 @@ pub struct AgentOptions {
     pub spool: Option<PathBuf>,
     /// The broker, if it is not the site's.
     pub broker: Option<String>,
+    /// The broker of the data plane, if it is another one.
+    pub data: Option<String>,
     /// Is told of every line of the log.
     pub observer: Option<Observer>,
 }
@@ -102,6 +104,7 @@ impl Default for AgentOptions {
             library: programs::onnxruntime(),
             spool: None,
             broker: None,
+            data: None,
             observer: None,
         }
     }
@@ -207,11 +210,12 @@ impl Site {
         format!(
             "site = \"{SITE}\"\ngateway = \"{name}\"\nstate = \"{}\"\n\
              [backbone]\nbundle = \"{}\"\nlibrary = \"{}\"\n\
-             [uplink]\nbroker = \"{}\"\nbackoff_cap_s = 1\n[trust]\nfirst_use = true\n{}",
+             [uplink]\nbroker = \"{}\"\nbackoff_cap_s = 1\n{}[trust]\nfirst_use = true\n{}",
             self.state(name).display(),
             options.bundle.display(),
             options.library.display(),
             options.broker.clone().unwrap_or_else(|| self.broker.url()),
+            options.data.as_ref().map(|url| format!("[data]\nbroker = \"{url}\"\n")).unwrap_or_default(),
             spool.unwrap_or_default(),
         )
     }

@@ -12,9 +12,10 @@ use loadonce_tests::data;
 use loadonce_tests::programs::{bundle, system};
 use loadonce_tests::site::{AgentOptions, AggregatorOptions, Program, Site, digits, motion, topic_of};
 use loadonce_trust::{Identity, encode_hex, hash};
-use loadonce_wire::chunks::split_first;
-use loadonce_wire::frame::{FLAG_MANIFEST, HEADER};
-use loadonce_wire::{Ack, BlockRequest, Frame, Kind, Manifest, Reason, Status, ack};
+use loadonce_wire::chunks::CHUNK;
+use loadonce_wire::frame::HEADER;
+use loadonce_wire::manifest::MAX_MANIFEST;
+use loadonce_wire::{Ack, BlockRequest, Frame, Kind, Manifest, Reason, Status, Whole, ack};
 use serde_json::Value;
 
 const GATEWAY: &str = "g1";
@@ -265,32 +266,27 @@ impl Impostor<'_> {
         let asked = Frame::decode(&asked.payload).expect("it was decoded before");
         let request = BlockRequest::decode(asked.payload).expect("a block request");
         assert_eq!((request.offset, request.length as usize), (0, bytes.len()));
-        self.tell(&Frame {
-            kind: Kind::Block,
-            flags: 0,
-            transfer: asked.transfer,
-            epoch: 0,
-            sequence: 0,
-            offset: 0,
-            total: bytes.len() as u32,
-            payload: bytes,
-        });
+        for (index, payload) in bytes.chunks(CHUNK).enumerate() {
+            self.tell(&Frame {
+                kind: Kind::Block,
+                index: index as u16,
+                transfer: asked.transfer,
+                total: bytes.len() as u32,
+                payload,
+            });
+        }
     }
 
     /// Acknowledges a contribution of `blob_hash`, signed by `identity`.
     fn acknowledge(&self, identity: &Identity, manifest: &Manifest, blob_hash: [u8; 32]) {
         let Manifest { key, epoch, sequence, .. } = *manifest;
         let (status, reason) = (Status::Accepted, Reason::None);
-        let mut answer = Ack { key, epoch, sequence, blob_hash, status, reason, signature: [0; 64] };
-        let encoded = answer.encode();
-        answer.signature = identity.sign(ack::DOMAIN, &encoded[..encoded.len() - 64]);
+        let mut answer = Ack { epoch, sequence, status, reason, wait_s: 0, signature: [0; 64] };
+        answer.signature = identity.sign(ack::DOMAIN, &answer.signed(&key, &blob_hash));
         self.tell(&Frame {
             kind: Kind::Ack,
-            flags: 0,
-            transfer: [0; 16],
-            epoch,
-            sequence,
-            offset: 0,
+            index: 0,
+            transfer: [0; 8],
             total: 0,
             payload: &answer.encode(),
         });
@@ -342,16 +338,26 @@ fn invariant_05_nothing_is_swapped_or_deleted_before_signature_and_hash_were_che
     // A contribution stays until an acknowledgement with the right key names its bytes.
     let mark = client.mark();
     teach(&client, "digits", &data::digits().train[..10]);
-    let chunk = fleet.hear(mark, Kind::Chunk);
-    let frame = Frame::decode(&chunk.payload).expect("it was decoded before");
-    assert_eq!(frame.flags, FLAG_MANIFEST);
-    let (encoded, _) = split_first(frame.flags, frame.payload).expect("the first chunk has a manifest");
-    let manifest = Manifest::decode(encoded).expect("the agent's manifest");
-    fleet.acknowledge(&other, &manifest, manifest.blob_hash);
-    agent.wait_refusal("bad_ack");
-    let mark = agent.log().mark();
-    fleet.acknowledge(&mine, &manifest, [9; 32]);
-    agent.log().wait(mark, &["ack.received"]);
+    // Small or large: either its first message carries the manifest.
+    let carries =
+        |m: &Message| Frame::decode(&m.payload).is_ok_and(|f| [Kind::Whole, Kind::Offer].contains(&f.kind));
+    let message = client.wait(mark, &own("up"), carries);
+    let frame = Frame::decode(&message.payload).expect("it was decoded before");
+    let mut encoded = vec![0; MAX_MANIFEST];
+    if frame.kind == Kind::Whole {
+        let whole = Whole::decode(frame.payload).expect("manifest and blob");
+        let room = encoded.as_mut_slice().try_into().expect("it is as long as the longest manifest");
+        let length = whole.manifest(&hash(whole.blob), room).expect("the longest manifest fits");
+        encoded.truncate(length);
+    } else {
+        encoded = frame.payload.to_vec();
+    }
+    let manifest = Manifest::decode(&encoded).expect("the agent's manifest");
+    for (identity, blob_hash) in [(&other, manifest.blob_hash), (&mine, [9; 32])] {
+        let mark = agent.log().mark();
+        fleet.acknowledge(identity, &manifest, blob_hash);
+        agent.log().wait(mark, &["its aggregator did not sign it for this contribution"]);
+    }
     assert_eq!(agent.wait("the entry waits", |f| f["outbox"]["entries"] == 1)["outbox"]["entries"], 1);
     fleet.acknowledge(&mine, &manifest, manifest.blob_hash);
     agent.wait("the entry is gone", |f| f["outbox"]["entries"] == 0);

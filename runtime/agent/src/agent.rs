@@ -2,15 +2,17 @@
 
 use crate::config::Config;
 use crate::figures::Counters;
+use crate::open::random_u64;
 use crate::outgoing::{Outgoing, Side};
 use crate::recent::{EarlyLabels, RecentQueue};
 use crate::record::{Given, Record};
 use crate::samples::SamplesError;
-use crate::sending::Sending;
+use crate::sending::Loaded;
 use crate::task::{Task, TaskError};
 use crate::training::Job;
 use loadonce_backbone::Backbone;
 use loadonce_control::{BackboneInfo, Presence, Signed, SignedError, TaskInfo, TaskManifest};
+use loadonce_delivery::Sender;
 use loadonce_store::redb::{self, TableDefinition};
 use loadonce_store::{Database, Outbox, OutboxError, Slots, StoreError};
 use loadonce_trust::{Identity, KeyError, PublicKey, encode_hex};
@@ -90,7 +92,9 @@ pub struct Agent {
     /// Labels that came before their sample.
     pub(crate) early: EarlyLabels,
     pub(crate) job: Option<Job>,
-    pub(crate) sending: Sending,
+    pub(crate) sender: Sender,
+    /// The contribution whose chunks are going out.
+    pub(crate) loaded: Option<Loaded>,
     pub(crate) counters: Counters,
     pub(crate) connected: bool,
     pub(crate) report_due: bool,
@@ -160,16 +164,13 @@ impl Agent {
     }
 
     /// The uplink is connected and every subscription stands: announce birth and send what waits.
-    pub fn on_connected(&mut self) -> Outgoing {
+    pub fn on_connected(&mut self, now_ms: u64) -> Result<Outgoing, AgentError> {
         self.connected = true;
-        self.sending.forget();
-        for task in self.tasks.values_mut() {
-            if let Some(fetch) = &mut task.fetch {
-                fetch.asked = 0;
-            }
-        }
+        let spread_ms = self.spread_ms();
+        self.sender.connected(now_ms, random_u64()?, spread_ms);
+        self.fetch_again(now_ms, spread_ms)?;
         self.report_due = true;
-        self.birth()
+        Ok(self.birth())
     }
 
     /// The uplink is gone.
@@ -316,7 +317,7 @@ impl Agent {
         }
         tracing::info!(task = name, version = task.version(), "task is served");
         self.tasks.insert(name.to_owned(), task);
-        self.sending.unpark();
+        self.sender.unpark();
         if let Some(pointer) = self.meta(&format!("pointer/{name}"))? {
             self.adopt_pointer(name, &pointer, false)?;
         }

@@ -66,11 +66,8 @@ impl Agent {
         if self.start_install(now_ms)? || self.start_step()? {
             return Ok(true);
         }
-        self.fetch_due(now_ms, out);
-        if room {
-            self.send_due(now_ms, out)?;
-        }
-        Ok(false)
+        self.fetch_due(now_ms, out)?;
+        Ok(room && self.send_due(now_ms, out)?)
     }
 
     /// Whether `name` has nothing left to do until something new arrives.
@@ -80,7 +77,7 @@ impl Agent {
         let quiet = self.recent.is_empty() && self.unwritten.is_empty() && self.job.is_none();
         learned
             && quiet
-            && self.sending.pending == 0
+            && self.sender.pending == 0
             && task.pointer.is_some()
             && !task.behind()
             && !task.owes_step()

@@ -63,18 +63,14 @@ pub struct BrokerConfig {
     pub user: Option<String>,
     /// Password.
     pub password: Option<String>,
-    /// Seconds between keep-alives.
-    #[serde(default = "BrokerConfig::default_keep_alive")]
-    pub keep_alive_s: u64,
+    /// Seconds between keep-alives, where it is not the usual one of the connection.
+    pub keep_alive_s: Option<u64>,
     /// Longest pause between attempts to connect, seconds.
     #[serde(default = "BrokerConfig::default_backoff_cap")]
     pub backoff_cap_s: u64,
 }
 
 impl BrokerConfig {
-    fn default_keep_alive() -> u64 {
-        30
-    }
     fn default_backoff_cap() -> u64 {
         300
     }
@@ -176,7 +172,7 @@ impl Config {
             if let Err(error) = Broker::parse(&broker.broker) {
                 return value(key, &format!("cannot be used: {error}"));
             }
-            if broker.keep_alive_s == 0 || broker.keep_alive_s > 65_535 {
+            if broker.keep_alive_s.is_some_and(|seconds| seconds == 0 || seconds > 65_535) {
                 return value(key, "needs a `keep_alive_s` of 1 to 65535");
             }
             if broker.backoff_cap_s == 0 {
@@ -232,7 +228,7 @@ mod tests {
     fn a_short_configuration_is_enough() {
         let config = Config::parse(GOOD, Path::new("agent.toml")).unwrap();
         assert!(config.serves("anything"));
-        assert_eq!(config.uplink.keep_alive_s, 30);
+        assert_eq!(config.uplink.keep_alive_s, None);
     }
 
     #[test]

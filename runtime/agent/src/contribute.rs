@@ -1,7 +1,6 @@
-//! Contributions: sums and steps into the outbox, the outbox onto the wire.
+//! Contributions: sums and steps into the outbox.
 
 use crate::agent::{Agent, AgentError, META};
-use crate::outgoing::{Outgoing, Side};
 use crate::samples;
 use crate::task::Census;
 use crate::training::{Job, StepJob, gather, usable};
@@ -10,8 +9,7 @@ use loadonce_delta as delta;
 use loadonce_module::{Head, Sums, Trained};
 use loadonce_store::{Draft, Kind, Outbox, OutboxError, Place};
 use loadonce_trust::{Identity, decode_hex, hash};
-use loadonce_wire::frame::{FLAG_MANIFEST, HEADER};
-use loadonce_wire::{ContributionKind, Frame, Manifest, Name, Topic, chunks};
+use loadonce_wire::{ContributionKind, Manifest, Name};
 
 /// Pause after a sum that could not be made or stored, ms.
 const SUM_AGAIN_MS: u64 = 60_000;
@@ -271,47 +269,8 @@ impl Agent {
             target: "boundary", process = "agent", boundary = "outbox.persisted",
             task, kind, epoch = place.epoch, sequence = place.sequence, bytes
         );
-        self.sending.pending = self.outbox.counters(&self.database)?.pending;
+        self.sender.pending = self.outbox.counters(&self.database)?.pending;
         self.report_due = true;
-        Ok(())
-    }
-
-    /// Puts the next due outbox entry on the wire: one at a time, so that what waits in memory is bounded by one.
-    pub(crate) fn send_due(&mut self, now_ms: u64, out: &mut Vec<Outgoing>) -> Result<(), AgentError> {
-        if !self.connected || self.sending.pending == 0 || self.aggregator.is_none() {
-            return Ok(());
-        }
-        let mut due = None;
-        for head in self.outbox.pending(&self.database) {
-            let sequence = head?.place.sequence;
-            if self.sending.take(sequence, now_ms) {
-                due = Some(sequence);
-                break;
-            }
-        }
-        if let Some(sequence) = due {
-            let entry = self.outbox.entry(&self.database, sequence)?;
-            let manifest = entry.as_ref().and_then(|entry| Manifest::decode(&entry.head.manifest).ok());
-            let (Some(entry), Some(manifest)) = (entry, manifest) else {
-                self.sending.done(sequence);
-                self.counters.refuse("outbox_corrupt");
-                self.sending.pending = self.outbox.counters(&self.database)?.pending;
-                return self.never_applied(sequence);
-            };
-            let frames = frames(&manifest, &entry.head.manifest, &entry.blob);
-            let topic = Topic::Up { gateway: &self.config.gateway }.text(&self.config.site);
-            tracing::info!(
-                target: "boundary", process = "agent", boundary = "chunks.sent",
-                task = %entry.head.task, epoch = entry.head.place.epoch, sequence, frames = frames.len()
-            );
-            out.extend(frames.into_iter().map(|payload| Outgoing {
-                side: Side::Uplink,
-                topic: topic.as_str().to_owned(),
-                payload,
-                at_least_once: true,
-                retain: false,
-            }));
-        }
         Ok(())
     }
 
@@ -347,40 +306,4 @@ struct Contribution<'a> {
     base_hash: [u8; 32],
     /// Samples, loss before, loss after.
     heldout: (u32, f32, f32),
-}
-
-/// The frames of one contribution: the first carries the manifest.
-///
-/// # Panics
-/// Never: every piece is cut to fit a frame.
-pub fn frames(manifest: &Manifest, encoded: &[u8], blob: &[u8]) -> Vec<Vec<u8>> {
-    let id = hash(&manifest.transfer_seed());
-    let mut transfer = [0; 16];
-    transfer.copy_from_slice(&id[..16]);
-    let pieces = chunks::ranges(blob.len(), encoded.len() + 2);
-    pieces
-        .map(|range| {
-            let first = range.start == 0;
-            let mut payload = Vec::with_capacity(range.len() + if first { encoded.len() + 2 } else { 0 });
-            if first {
-                payload.extend((encoded.len() as u16).to_le_bytes());
-                payload.extend(encoded);
-            }
-            payload.extend(&blob[range.clone()]);
-            let frame = Frame {
-                kind: loadonce_wire::Kind::Chunk,
-                flags: if first { FLAG_MANIFEST } else { 0 },
-                transfer,
-                epoch: manifest.epoch,
-                sequence: manifest.sequence,
-                offset: range.start as u32,
-                total: blob.len() as u32,
-                payload: &payload,
-            };
-            let mut bytes = vec![0; HEADER + payload.len()];
-            let length = frame.encode(&mut bytes).expect("chunks::ranges keeps every payload within a frame");
-            bytes.truncate(length);
-            bytes
-        })
-        .collect()
 }

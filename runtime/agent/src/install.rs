@@ -2,6 +2,7 @@
 
 use crate::agent::{Agent, AgentError};
 use crate::derive::PersonalJob;
+use crate::open::random_u64;
 use crate::outgoing::{Outgoing, Side};
 use crate::serving::Active;
 use crate::task::{Fetch, Task};
@@ -9,10 +10,9 @@ use crate::training::{Candidate, Job, gather};
 use loadonce_module::{Alarm, Choice, Dtype, Kept, ModuleFile, NEVER, Role};
 use loadonce_trust::{encode_hex, hash};
 use loadonce_wire::block::MAX_BLOCK_REQUEST;
-use loadonce_wire::chunks::Reassembly;
 use loadonce_wire::frame::HEADER;
 use loadonce_wire::limits::MAX_BLOB;
-use loadonce_wire::{BlockRequest, Frame, Kind, Name, Topic};
+use loadonce_wire::{BlockRequest, Frame, Kind, Name, Topic, TransferId};
 use serde::{Deserialize, Serialize};
 
 const SHARED: &str = "shared.safetensors";
@@ -114,9 +114,9 @@ impl Agent {
     }
 
     /// Asks for the blocks of announced versions.
-    pub(crate) fn fetch_due(&mut self, now_ms: u64, out: &mut Vec<Outgoing>) {
+    pub(crate) fn fetch_due(&mut self, now_ms: u64, out: &mut Vec<Outgoing>) -> Result<(), AgentError> {
         if !self.connected {
-            return;
+            return Ok(());
         }
         let installing = self.job.as_ref().and_then(|job| match job {
             Job::Personal(job) => Some((job.task.clone(), job.candidate.version)),
@@ -133,21 +133,15 @@ impl Agent {
                 continue;
             }
             if task.fetch.is_none() {
-                match Reassembly::new(stable.bytes as usize) {
-                    Ok(parts) if stable.bytes > 0 => {
-                        let buffer = vec![0; stable.bytes as usize];
-                        task.fetch = Some(Fetch { stable, hash, buffer, parts, asked_ms: 0, asked: 0 });
-                    }
-                    _ => {
-                        self.counters.refuse("too_large");
-                        tracing::error!(task = %name, bytes = stable.bytes, "announced module exceeds {MAX_BLOB} bytes");
-                        continue;
-                    }
-                }
+                let Some(file) = loadonce_delivery::Fetch::new(stable.bytes as usize) else {
+                    self.counters.refuse("too_large");
+                    tracing::error!(task = %name, bytes = stable.bytes, "announced module is empty or exceeds {MAX_BLOB} bytes");
+                    continue;
+                };
+                task.fetch = Some(Fetch { stable, hash, file });
             }
             let Some(fetch) = &mut task.fetch else { continue };
-            let (Some(missing), true) = (fetch.parts.missing(), fetch.due(now_ms)) else { continue };
-            (fetch.asked_ms, fetch.asked) = (now_ms, fetch.asked + 1);
+            let Some(missing) = fetch.file.poll(now_ms, random_u64()?) else { continue };
             let request = BlockRequest {
                 blob_hash: fetch.hash,
                 offset: missing.start as u32,
@@ -156,27 +150,36 @@ impl Agent {
             };
             out.push(request_frame(&request, &self.config.site, &self.config.gateway));
         }
+        Ok(())
     }
 
-    /// A piece of a module file.
-    pub(crate) fn on_block(&mut self, frame: &Frame<'_>) {
-        let wanted = self.tasks.values_mut().find(|task| {
-            task.fetch.as_ref().is_some_and(|fetch| {
-                fetch.hash[..16] == frame.transfer && fetch.parts.total() == frame.total as usize
+    /// What was asked for may not come: the connection or the aggregator is new.
+    pub(crate) fn fetch_again(&mut self, now_ms: u64, spread_ms: u64) -> Result<(), AgentError> {
+        for fetch in self.tasks.values_mut().filter_map(|task| task.fetch.as_mut()) {
+            fetch.file.connected(now_ms, random_u64()?, spread_ms);
+        }
+        Ok(())
+    }
+
+    /// A chunk of a module file.
+    pub(crate) fn on_block(&mut self, frame: &Frame<'_>, now_ms: u64) -> Result<(), AgentError> {
+        let wanted = self.tasks.values_mut().find_map(|task| {
+            task.fetch.as_mut().filter(|fetch| {
+                fetch.hash.starts_with(&frame.transfer) && fetch.file.total() == frame.total as usize
             })
         });
-        let Some(task) = wanted else {
+        let Some(fetch) = wanted else {
             // Answers to a request that was repeated arrive twice: common and harmless.
-            *self.counters.refusals.entry("block_unwanted").or_default() += 1;
-            return;
+            self.counters.refuse("block_unwanted");
+            return Ok(());
         };
-        let Some(fetch) = &mut task.fetch else { return };
-        if fetch.parts.insert(&mut fetch.buffer, frame.offset as usize, frame.payload).is_err() {
-            self.counters.refuse("bad_block");
-        } else {
-            // The way is open: what is missing may be asked for at the usual pace again.
-            fetch.asked = fetch.asked.min(1);
+        let (total, index) = (frame.total as usize, usize::from(frame.index));
+        match fetch.file.chunk(total, index, frame.payload, now_ms, random_u64()?) {
+            Ok(true) => {}
+            Ok(false) => self.counters.refuse("block_unwanted"),
+            Err(_) => self.counters.refuse("bad_block"),
         }
+        Ok(())
     }
 
     /// Starts deriving the personal module of a version that arrived whole, or again for the active one when
@@ -184,21 +187,20 @@ impl Agent {
     pub(crate) fn start_install(&mut self, now_ms: u64) -> Result<bool, AgentError> {
         let names: Vec<String> = self.tasks.keys().cloned().collect();
         for name in names {
-            let complete = |task: &mut Task| task.fetch.take_if(|fetch| fetch.parts.complete());
-            let Some(fetch) = self.tasks.get_mut(&name).and_then(complete) else {
+            let complete = |task: &mut Task| task.fetch.take_if(|fetch| fetch.file.is_complete());
+            let Some(mut fetch) = self.tasks.get_mut(&name).and_then(complete) else {
                 if self.rederive(&name, now_ms)? {
                     return Ok(true);
                 }
                 continue;
             };
-            if hash(&fetch.buffer) != fetch.hash {
+            if hash(fetch.file.file()) != fetch.hash {
                 self.counters.refuse("bad_module_hash");
                 tracing::error!(task = %name, "the module file does not have the announced hash; asking again later");
                 // At the longest pause: whatever is served under this hash is not the module.
-                let again = Reassembly::new(fetch.buffer.len()).ok();
-                let again = again.map(|parts| Fetch { parts, asked_ms: now_ms, asked: u32::MAX, ..fetch });
+                fetch.file.start_over(now_ms, random_u64()?);
                 if let Some(task) = self.tasks.get_mut(&name) {
-                    task.fetch = again;
+                    task.fetch = Some(fetch);
                 }
                 continue;
             }
@@ -206,7 +208,7 @@ impl Agent {
                 target: "boundary", process = "agent", boundary = "module.fetched",
                 task = %name, version = fetch.stable.version
             );
-            if self.derive(&name, fetch.buffer, fetch.stable.version, fetch.hash)? {
+            if self.derive(&name, fetch.file.into_file(), fetch.stable.version, fetch.hash)? {
                 return Ok(true);
             }
         }
@@ -364,18 +366,9 @@ impl Agent {
 fn request_frame(request: &BlockRequest, site: &str, gateway: &str) -> Outgoing {
     let mut payload = [0; MAX_BLOCK_REQUEST];
     let length = request.encode(&mut payload).expect("MAX_BLOCK_REQUEST holds every request");
-    let mut transfer = [0; 16];
-    transfer.copy_from_slice(&request.blob_hash[..16]);
-    let frame = Frame {
-        kind: Kind::BlockRequest,
-        flags: 0,
-        transfer,
-        epoch: 0,
-        sequence: 0,
-        offset: request.offset,
-        total: 0,
-        payload: &payload[..length],
-    };
+    let mut transfer = TransferId::default();
+    transfer.copy_from_slice(&request.blob_hash[..size_of::<TransferId>()]);
+    let frame = Frame { kind: Kind::BlockRequest, index: 0, transfer, total: 0, payload: &payload[..length] };
     let mut bytes = vec![0; HEADER + length];
     frame.encode(&mut bytes).expect("the buffer is as long as the frame");
     let topic = Topic::Up { gateway }.text(site).as_str().to_owned();

@@ -32,7 +32,7 @@ mod training;
 mod uplink;
 
 pub use agent::{Agent, AgentError, MAX_TASKS};
-pub use contribute::frames;
+pub use edge::REPORT_EVERY;
 pub use figures::{Histogram, Latency};
 pub use outgoing::{Outgoing, Side};
 pub use starts::count_failed;

@@ -5,8 +5,8 @@ use crate::config::Config;
 use crate::figures::Counters;
 use crate::recent::{EarlyLabels, RecentQueue};
 use crate::samples;
-use crate::sending::Sending;
 use loadonce_backbone::Backbone;
+use loadonce_delivery::{Sender, SenderConfig};
 use loadonce_store::redb::{self, ReadableTable};
 use loadonce_store::{DEFAULT_CACHE_BYTES, Database, Outbox, OutboxBounds, StoreError, write_atomic};
 use loadonce_trust::{Identity, encode_hex};
@@ -100,7 +100,8 @@ impl Agent {
             unwritten_since_ms: None,
             early: EarlyLabels::default(),
             job: None,
-            sending: Sending::default(),
+            sender: sender(),
+            loaded: None,
             counters: Counters::default(),
             connected: false,
             report_due: true,
@@ -110,7 +111,7 @@ impl Agent {
             agent.counters.refuse("state_unwritable");
         }
         agent.restore_tasks()?;
-        agent.sending.pending = agent.outbox.counters(&agent.database)?.pending;
+        agent.sender.pending = agent.outbox.counters(&agent.database)?.pending;
         Ok(agent)
     }
 
@@ -137,7 +138,8 @@ impl Agent {
         self.job = None;
         self.unwritten.clear();
         while self.recent.pop().is_some() {}
-        self.sending = Sending::default();
+        self.sender = sender();
+        self.loaded = None;
         for task in self.tasks.values_mut() {
             task.stale_census = true;
         }
@@ -151,6 +153,10 @@ impl AgentError {
     pub fn is_of_the_store(&self) -> bool {
         !matches!(self, Self::Key { .. } | Self::ReadKey { .. } | Self::NoRandomness(_))
     }
+}
+
+fn sender() -> Sender {
+    Sender::new(SenderConfig { remembered: OUTBOX_ENTRIES as usize, ..SenderConfig::default() })
 }
 
 fn open_outbox(config: &Config, database: &Database) -> Result<Outbox, AgentError> {

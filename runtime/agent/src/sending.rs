@@ -1,170 +1,114 @@
-//! Which outbox entries are on the wire, and when to send them again.
+//! The outbox onto the wire. What goes when is decided in [`loadonce_delivery::Sender`].
 
-use std::collections::BTreeMap;
+use crate::agent::{Agent, AgentError};
+use crate::open::random_u64;
+use crate::outgoing::{Outgoing, Side};
+use loadonce_delivery::{Action, Entry, frames};
+use loadonce_store::{Head, StoreError};
+use loadonce_trust::hash;
+use loadonce_wire::chunks::{CHUNK, count};
+use loadonce_wire::{Manifest, Topic, TransferId};
 
-/// Entries under way at once.
-pub(crate) const WINDOW: usize = 4;
-/// First pause before an unanswered entry is sent again, ms.
-const RESEND_MS: u64 = 15_000;
-/// Longest such pause, ms.
-const RESEND_CAP_MS: u64 = 300_000;
-/// First pause after the aggregator does not know this gateway, ms; one entry then asks again.
-const NOT_ADMITTED_MS: u64 = 60_000;
-/// Longest such pause, ms.
-const NOT_ADMITTED_CAP_MS: u64 = 3_600_000;
-/// Pause of an entry whose task the aggregator does not know, ms.
-const PARKED_MS: u64 = 3_600_000;
-/// Entries remembered as under way or parked; an outbox holds as many.
-const MAX_FLIGHTS: usize = 1024;
-/// The aggregator's first words come as a burst, one manifest per task.
-const BURST_MS: u64 = 200;
+/// Frames put on the wire at once: what waits in memory is bounded by as many chunks.
+const BURST: usize = 8;
+/// Spread of those that return where no task says otherwise, seconds.
+const SPREAD_S: f64 = 2.0;
 
-#[derive(Debug, Clone, Copy)]
-struct Flight {
-    due_ms: u64,
-    tries: u32,
-    /// Waits for its task to be known; takes no place in the window.
-    parked: bool,
+/// The contribution whose chunks are going out.
+pub(crate) struct Loaded {
+    sequence: u64,
+    blob: Vec<u8>,
 }
 
-/// See the module's documentation. Holds no contribution, only its sequence.
-#[derive(Debug, Default)]
-pub(crate) struct Sending {
-    /// Entries in the outbox.
-    pub pending: u64,
-    flights: BTreeMap<u64, Flight>,
-    hold_until_ms: u64,
-    /// How often the gateway was not known since it last was.
-    held: u32,
-    started_over_ms: Option<u64>,
-}
-
-impl Sending {
-    /// After a reconnection nothing is known about what arrived: everything is due.
-    pub(crate) fn forget(&mut self) {
-        self.flights.clear();
-        self.release();
+impl Agent {
+    /// Puts what is due on the wire, a few frames at a time. Returns whether there was anything.
+    pub(crate) fn send_due(&mut self, now_ms: u64, out: &mut Vec<Outgoing>) -> Result<bool, AgentError> {
+        if !self.connected || self.aggregator.is_none() {
+            return Ok(false);
+        }
+        for sent in 0..BURST {
+            let (outbox, database) = (&self.outbox, &self.database);
+            let next = |after| -> Result<Option<Entry>, StoreError> {
+                Ok(outbox.next_after(database, after)?.as_ref().map(entry_of))
+            };
+            let Some(action) = self.sender.poll(now_ms, random_u64()?, next)? else { return Ok(sent > 0) };
+            self.put(action, out)?;
+        }
+        Ok(true)
     }
 
-    /// The aggregator is back: everything is due, but once per burst of its messages. Returns whether it is.
-    pub(crate) fn start_over(&mut self, now_ms: u64) -> bool {
-        if self.started_over_ms.is_some_and(|last| now_ms.saturating_sub(last) < BURST_MS) {
-            return false;
-        }
-        self.started_over_ms = Some(now_ms);
-        self.forget();
-        true
+    /// Milliseconds over which gateways that return at the same time spread themselves.
+    pub(crate) fn spread_ms(&self) -> u64 {
+        let spread_s = self.tasks.values().map(|task| task.manifest.sync.spread_s).reduce(f64::max);
+        (spread_s.unwrap_or(SPREAD_S) * 1000.0) as u64
     }
 
-    /// Whether entry `sequence` is to be sent now; takes note that it is. Entries beyond the window wait.
-    pub(crate) fn take(&mut self, sequence: u64, now_ms: u64) -> bool {
-        if now_ms < self.hold_until_ms {
-            return false;
-        }
-        let window = if self.held > 0 { 1 } else { WINDOW };
-        let under_way = self.flights.values().filter(|flight| !flight.parked).count();
-        let tries = match self.flights.get(&sequence) {
-            Some(flight) if now_ms < flight.due_ms => return false,
-            Some(flight) if flight.parked && under_way >= window => return false,
-            Some(flight) => flight.tries + 1,
-            None if under_way >= window || self.flights.len() >= MAX_FLIGHTS => return false,
-            None => 0,
+    /// Puts one frame on the wire.
+    fn put(&mut self, action: Action, out: &mut Vec<Outgoing>) -> Result<(), AgentError> {
+        let sequence = action.sequence();
+        let found = self.outbox.next_after(&self.database, sequence.saturating_sub(1))?;
+        let Some(head) = found.filter(|head| head.place.sequence == sequence) else {
+            return self.gone(sequence);
         };
-        let pause = (RESEND_MS << tries.min(5)).min(RESEND_CAP_MS);
-        self.flights.insert(sequence, Flight { due_ms: now_ms + pause, tries, parked: false });
-        true
+        let entry = entry_of(&head);
+        let frame = match action {
+            Action::Offer { .. } => {
+                Some(frames::offer(entry.transfer, &head.manifest, head.blob_bytes as usize))
+            }
+            Action::Whole { .. } => {
+                self.load(sequence)?.and_then(|blob| frames::whole(entry.transfer, &head.manifest, blob))
+            }
+            Action::Chunk { index, .. } => {
+                self.load(sequence)?.and_then(|blob| frames::chunk(entry.transfer, blob, index))
+            }
+        };
+        let Some(payload) = frame else { return self.gone(sequence) };
+        if matches!(action, Action::Whole { .. } | Action::Chunk { last: true, .. }) {
+            self.loaded = None;
+            tracing::info!(
+                target: "boundary", process = "agent", boundary = "chunks.sent",
+                task = %head.task, epoch = head.place.epoch, sequence, chunks = entry.chunks
+            );
+        }
+        let topic = Topic::Up { gateway: &self.config.gateway }.text(&self.config.site);
+        out.push(Outgoing {
+            side: Side::Uplink,
+            topic: topic.as_str().to_owned(),
+            payload,
+            at_least_once: true,
+            retain: false,
+        });
+        Ok(())
     }
 
-    /// The aggregator does not know the entry's task: keep it, out of the others' way.
-    pub(crate) fn park(&mut self, sequence: u64, now_ms: u64) {
-        self.flights.insert(sequence, Flight { due_ms: now_ms + PARKED_MS, tries: 0, parked: true });
+    /// The blob of an entry, kept in memory while its chunks go out.
+    fn load(&mut self, sequence: u64) -> Result<Option<&[u8]>, AgentError> {
+        if self.loaded.as_ref().is_none_or(|loaded| loaded.sequence != sequence) {
+            let entry = self.outbox.entry(&self.database, sequence)?;
+            self.loaded = entry.map(|entry| Loaded { sequence, blob: entry.blob });
+        }
+        Ok(self.loaded.as_ref().map(|loaded| loaded.blob.as_slice()))
     }
 
-    /// The entry is gone.
-    pub(crate) fn done(&mut self, sequence: u64) {
-        self.flights.remove(&sequence);
-    }
-
-    /// The aggregator does not know this gateway: keep everything and try again later.
-    pub(crate) fn hold(&mut self, now_ms: u64) {
-        self.flights.clear();
-        self.hold_until_ms = now_ms + (NOT_ADMITTED_MS << self.held.min(6)).min(NOT_ADMITTED_CAP_MS);
-        self.held = self.held.saturating_add(1);
-    }
-
-    /// Ends such a pause: something changed at the aggregator.
-    pub(crate) fn release(&mut self) {
-        self.hold_until_ms = 0;
-        self.held = 0;
-    }
-
-    /// What was parked is due: a task became known.
-    pub(crate) fn unpark(&mut self) {
-        self.flights.retain(|_, flight| !flight.parked);
+    /// An entry that does not read back: set aside by the outbox, or dropped by it to make room.
+    fn gone(&mut self, sequence: u64) -> Result<(), AgentError> {
+        self.sender.done(sequence);
+        self.counters.refuse("outbox_corrupt");
+        self.sender.pending = self.outbox.counters(&self.database)?.pending;
+        self.never_applied(sequence)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// What the sender must know of an entry. One whose manifest does not decode is found out when it is sent.
+fn entry_of(head: &Head) -> Entry {
+    let transfer = Manifest::decode(&head.manifest).map_or([0; 8], |manifest| transfer_id(&manifest));
+    let chunks = count(head.blob_bytes as usize, CHUNK);
+    Entry { sequence: head.place.sequence, transfer, chunks }
+}
 
-    #[test]
-    fn the_window_bounds_what_is_under_way_and_the_pause_doubles() {
-        let mut sending = Sending::default();
-        for sequence in 0..WINDOW as u64 {
-            assert!(sending.take(sequence, 0));
-        }
-        assert!(!sending.take(99, 0));
-        assert!(!sending.take(0, RESEND_MS - 1));
-        assert!(sending.take(0, RESEND_MS));
-        assert!(!sending.take(0, 3 * RESEND_MS - 1));
-        assert!(sending.take(0, 3 * RESEND_MS));
-        sending.done(0);
-        assert!(sending.take(99, 0));
-        sending.hold(0);
-        assert!(!sending.take(1, NOT_ADMITTED_MS - 1));
-        sending.release();
-        assert!(sending.take(1, 1));
-    }
-
-    #[test]
-    fn a_gateway_that_is_not_admitted_asks_with_one_entry_and_less_and_less_often() {
-        let mut sending = Sending::default();
-        let mut now = 0;
-        for pause in [60, 120, 240, 480, 960, 1920, 3600, 3600] {
-            sending.hold(now);
-            assert!(!sending.take(0, now + pause * 1000 - 1));
-            now += pause * 1000;
-            assert!(sending.take(0, now) && !sending.take(1, now));
-        }
-        sending.release();
-        assert!(sending.take(1, now));
-    }
-
-    #[test]
-    fn what_waits_for_its_task_is_out_of_the_others_way() {
-        let mut sending = Sending::default();
-        for sequence in 0..WINDOW as u64 {
-            assert!(sending.take(sequence, 0));
-            sending.park(sequence, 0);
-        }
-        assert!(sending.take(99, 0));
-        assert!(!sending.take(0, PARKED_MS - 1));
-        assert!(sending.take(0, PARKED_MS));
-        sending.unpark();
-        assert!(sending.take(1, 1));
-    }
-
-    #[test]
-    fn what_was_under_way_is_due_again_once_when_the_aggregator_returns() {
-        let mut sending = Sending::default();
-        assert!(sending.take(0, 0));
-        assert!(!sending.take(0, 100));
-        assert!(sending.start_over(100));
-        assert!(sending.take(0, 100));
-        assert!(!sending.start_over(100 + BURST_MS - 1));
-        assert!(!sending.take(0, 100 + BURST_MS - 1));
-        assert!(sending.start_over(100 + BURST_MS));
-        assert!(sending.take(0, 100 + BURST_MS));
-    }
+/// The transfer id that a manifest implies.
+fn transfer_id(manifest: &Manifest) -> TransferId {
+    let mut id = TransferId::default();
+    id.copy_from_slice(&hash(&manifest.transfer_seed())[..size_of::<TransferId>()]);
+    id
 }

@@ -11,7 +11,6 @@ use loadonce_control::{ForecastSpec, Label, ManifestError, Pointer, Stable, Task
 use loadonce_module::{ANOMALOUS, Choose, Dataset, Head, NORMAL, Recipe, Shape, label_counts, log_prior};
 use loadonce_store::Slots;
 use loadonce_trust::{decode_hex, encode_hex, hash};
-use loadonce_wire::chunks::Reassembly;
 use thiserror::Error;
 
 /// A module file on its way here.
@@ -21,26 +20,7 @@ pub(crate) struct Fetch {
     /// blake3 the file must have.
     pub hash: [u8; 32],
     /// The file so far.
-    pub buffer: Vec<u8>,
-    /// Which parts are there.
-    pub parts: Reassembly,
-    /// When blocks were last asked for, ms.
-    pub asked_ms: u64,
-    /// How often they were asked for without an answer.
-    pub asked: u32,
-}
-
-/// First pause before blocks are asked for again, ms.
-const ASK_AGAIN_MS: u64 = 10_000;
-/// Longest such pause, ms.
-const ASK_AGAIN_CAP_MS: u64 = 600_000;
-
-impl Fetch {
-    /// Whether to ask (again) now.
-    pub(crate) fn due(&self, now_ms: u64) -> bool {
-        let pause = (ASK_AGAIN_MS << self.asked.saturating_sub(1).min(6)).min(ASK_AGAIN_CAP_MS);
-        self.asked == 0 || now_ms.saturating_sub(self.asked_ms) >= pause
-    }
+    pub file: loadonce_delivery::Fetch,
 }
 
 /// What the store says about a task's samples.
@@ -310,26 +290,4 @@ impl Task {
 
 fn tag(hash: &[u8; 32]) -> Tag {
     hash[..8].try_into().expect("a hash is longer than a tag")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn blocks_are_asked_for_less_and_less_often() {
-        let stable = Stable { version: 1, hash: String::new(), bytes: 1, base: String::new() };
-        let parts = Reassembly::new(1).unwrap();
-        let mut fetch = Fetch { stable, hash: [0; 32], buffer: Vec::new(), parts, asked_ms: 0, asked: 0 };
-        let (mut now, mut pauses) = (0, Vec::new());
-        for _ in 0..9 {
-            let asked_at = now;
-            while !fetch.due(now) {
-                now += 1000;
-            }
-            pauses.push((now - asked_at) / 1000);
-            (fetch.asked, fetch.asked_ms) = (fetch.asked + 1, now);
-        }
-        assert_eq!(pauses, [0, 10, 20, 40, 80, 160, 320, 600, 600]);
-    }
 }

@@ -1,8 +1,10 @@
 //! The uplink: manifests, pointers, acknowledgements and blocks from the aggregator.
 
 use crate::agent::{Agent, AgentError};
+use crate::open::random_u64;
 use crate::outgoing::Outgoing;
 use loadonce_control::{MANIFEST_DOMAIN, POINTER_DOMAIN, Pointer, Presence, TaskManifest};
+use loadonce_delivery::frames;
 use loadonce_store::{Entry, Place};
 use loadonce_trust::verify;
 use loadonce_wire::manifest::{DOMAIN, MAX_MANIFEST};
@@ -27,7 +29,7 @@ impl Agent {
             Some(Topic::State { .. }) => self.on_own_state(payload, out),
             Some(Topic::Task { task }) => {
                 if !retained {
-                    self.on_aggregator_returned(now_ms);
+                    self.on_aggregator_returned(now_ms)?;
                 }
                 self.on_manifest(task, payload)?;
             }
@@ -62,12 +64,12 @@ impl Agent {
 
     /// The aggregator publishes the manifests when it connects, and only then: what was under way while it was
     /// gone did not reach it.
-    fn on_aggregator_returned(&mut self, now_ms: u64) {
-        if self.sending.start_over(now_ms) {
-            for fetch in self.tasks.values_mut().filter_map(|task| task.fetch.as_mut()) {
-                fetch.asked = 0;
-            }
+    fn on_aggregator_returned(&mut self, now_ms: u64) -> Result<(), AgentError> {
+        let spread_ms = self.spread_ms();
+        if self.sender.returned(now_ms, random_u64()?, spread_ms) {
+            self.fetch_again(now_ms, spread_ms)?;
         }
+        Ok(())
     }
 
     fn on_manifest(&mut self, name: &str, payload: &[u8]) -> Result<(), AgentError> {
@@ -142,7 +144,7 @@ impl Agent {
                 _ => self.set_meta(&key, json)?,
             }
         }
-        self.sending.release();
+        self.sender.release();
         if let Some(task) = self.tasks.get_mut(name) {
             tracing::debug!(task = name, serial = pointer.serial, wants = ?pointer.wants, "pointer");
             if task.fetch.as_ref().is_some_and(|fetch| Some(&fetch.stable) != pointer.stable.as_ref()) {
@@ -165,11 +167,16 @@ impl Agent {
         };
         match frame.kind {
             Kind::Ack => self.on_ack(frame.payload, now_ms),
-            Kind::Block => {
-                self.on_block(&frame);
+            Kind::Block => self.on_block(&frame, now_ms),
+            Kind::Status => {
+                let held = frames::read_status(&frame);
+                if !held.is_some_and(|held| self.sender.status(frame.transfer, &held)) {
+                    // A broker may deliver it twice, and then nobody waits for the second.
+                    self.counters.refuse("status_unwanted");
+                }
                 Ok(())
             }
-            Kind::Chunk | Kind::BlockRequest => {
+            Kind::Chunk | Kind::Whole | Kind::Offer | Kind::BlockRequest => {
                 self.counters.refuse("bad_frame");
                 Ok(())
             }
@@ -178,25 +185,32 @@ impl Agent {
 
     /// The only way an outbox entry dies (invariant 1).
     fn on_ack(&mut self, payload: &[u8], now_ms: u64) -> Result<(), AgentError> {
-        let sound = Ack::decode(payload).ok().filter(|ack| {
-            let signed = payload.len().checked_sub(64).and_then(|at| payload.get(..at));
-            let by_aggregator = |body| {
-                self.aggregator.is_some_and(|trusted| verify(&trusted, ack::DOMAIN, body, &ack.signature))
-            };
-            ack.key == self.identity.public() && signed.is_some_and(by_aggregator)
-        });
-        let Some(ack) = sound else {
+        let Ok(ack) = Ack::decode(payload) else {
             self.counters.refuse("bad_ack");
-            tracing::warn!("acknowledgement refused: not for this gateway or not signed by its aggregator");
+            tracing::warn!("acknowledgement refused: it does not decode");
             return Ok(());
         };
         let place = Place { epoch: ack.epoch, sequence: ack.sequence };
+        let first = self.outbox.next_after(&self.database, ack.sequence.saturating_sub(1))?;
+        let Some(head) = first.filter(|head| head.place == place) else {
+            // Of an entry that is gone: acknowledgements arrive twice, which is common and harmless.
+            self.counters.refuse("ack_unwanted");
+            return Ok(());
+        };
+        let signed = ack.signed(&self.identity.public(), &head.blob_hash);
+        if !self.aggregator.is_some_and(|trusted| verify(&trusted, ack::DOMAIN, &signed, &ack.signature)) {
+            self.counters.refuse("bad_ack");
+            tracing::warn!("acknowledgement refused: its aggregator did not sign it for this contribution");
+            return Ok(());
+        }
         tracing::info!(
             target: "boundary", process = "agent", boundary = "ack.received",
             epoch = ack.epoch, sequence = ack.sequence, status = ?ack.status, reason = ack.reason.code()
         );
         if ack.status == Status::Refused {
             self.counters.refuse(ack.reason.code());
+        }
+        if ack.status == Status::Refused && ack.reason != Reason::Busy {
             tracing::error!(sequence = ack.sequence, reason = ack.reason.code(), "contribution refused");
         }
         match (ack.status, ack.reason) {
@@ -205,7 +219,12 @@ impl Agent {
                     gateway = %self.config.gateway, key = %loadonce_trust::encode_hex(&self.identity.public()),
                     "the aggregator does not admit this gateway; add its name and key there. Nothing is lost meanwhile"
                 );
-                self.sending.hold(now_ms);
+                self.sender.hold(now_ms, random_u64()?);
+                return Ok(());
+            }
+            (Status::Refused, Reason::Busy) => {
+                tracing::warn!(wait_s = ack.wait_s, "the aggregator is busy; contributions wait");
+                self.sender.busy(ack.sequence, now_ms, random_u64()?, ack.wait_s);
                 return Ok(());
             }
             (Status::Refused, Reason::UnknownTask) => {
@@ -213,12 +232,12 @@ impl Agent {
                     sequence = ack.sequence,
                     "the aggregator does not serve this contribution's task; publish the task there. Nothing is lost meanwhile"
                 );
-                self.sending.park(ack.sequence, now_ms);
+                self.sender.park(ack.sequence, now_ms, random_u64()?);
                 return Ok(());
             }
-            (Status::Refused, Reason::SequenceConflict) => self.requeue(place, &ack.blob_hash)?,
+            (Status::Refused, Reason::SequenceConflict) => self.requeue(place, &head.blob_hash)?,
             _ => {
-                if self.outbox.acknowledge(&self.database, place, &ack.blob_hash)? {
+                if self.outbox.acknowledge(&self.database, place, &head.blob_hash)? {
                     tracing::info!(
                         target: "boundary", process = "agent", boundary = "outbox.deleted",
                         epoch = ack.epoch, sequence = ack.sequence
@@ -230,9 +249,10 @@ impl Agent {
                 }
             }
         }
-        self.sending.release();
-        self.sending.done(ack.sequence);
-        self.sending.pending = self.outbox.counters(&self.database)?.pending;
+        self.loaded = None;
+        self.sender.release();
+        self.sender.done(ack.sequence);
+        self.sender.pending = self.outbox.counters(&self.database)?.pending;
         self.report_due = true;
         Ok(())
     }

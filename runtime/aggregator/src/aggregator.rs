@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use loadonce_control::{MANIFEST_DOMAIN, POINTER_DOMAIN, Signed, SignedError};
+use loadonce_delivery::Receiver;
 use loadonce_rounds::LineageEntry;
 use loadonce_store::Database;
 use loadonce_trust::{Identity, encode_hex};
@@ -11,12 +12,12 @@ use loadonce_wire::{Frame, Kind, Topic};
 use thiserror::Error;
 
 use crate::figures::{ContributionFigures, Counters, Figures, GatewayFigures, TaskFigures};
+use crate::intake::Opened;
 use crate::journal::{Journal, JournalError};
 use crate::line::{Line, Newest, SHOWN_VERSIONS};
 use crate::outgoing::{Note, Outgoing};
 use crate::registry::{PresenceOutcome, Registry};
 use crate::settings::Settings;
-use crate::transfers::Transfers;
 
 /// Why the core cannot start.
 #[derive(Debug, Error)]
@@ -42,8 +43,10 @@ pub struct Aggregator {
     pub(crate) journal: Journal,
     pub(crate) lines: BTreeMap<String, Line>,
     pub(crate) registry: Registry,
-    pub(crate) transfers: Transfers,
+    pub(crate) receiver: Receiver<Opened>,
     pub(crate) counters: Counters,
+    /// What the batch accepted, for the log once it is durable.
+    pub(crate) persisted: Vec<Note>,
     /// Contributions that were acknowledged and are not on disk: the fault.
     #[cfg(feature = "fault-ack-before-persist")]
     pub(crate) unwritten: Vec<(u64, crate::intake::Accepted)>,
@@ -58,7 +61,7 @@ impl Aggregator {
         database: Database,
         now_ms: u64,
     ) -> Result<Self, OpenError> {
-        let journal = Journal::open(database)?;
+        let mut journal = Journal::open(database)?;
         let registry = Registry::open(&settings, &journal)?;
         let mut lines = BTreeMap::new();
         let mut manifests = Vec::new();
@@ -87,8 +90,10 @@ impl Aggregator {
                 line.note_participants(gateways);
             }
             line.samples = journal.totals(&line.id)?.map_or(0, |totals| totals.samples());
-            let broken =
-                journal.pending(&line.id, |pending| line.round.join(pending.manifest.key, now_ms))?;
+            let broken = journal.pending(&line.id, |pending| {
+                line.pending_bytes += pending.blob.len() as u64;
+                line.round.join(pending.manifest.key, now_ms);
+            })?;
             if broken > 0 {
                 tracing::error!(task = %name, broken, "contributions of the open round do not read back and will be left out");
             }
@@ -106,8 +111,9 @@ impl Aggregator {
             journal,
             lines,
             registry,
-            transfers: Transfers::default(),
+            receiver: Receiver::default(),
             counters: Counters::default(),
+            persisted: Vec::new(),
             #[cfg(feature = "fault-ack-before-persist")]
             unwritten: Vec::new(),
             manifests,
@@ -127,6 +133,33 @@ impl Aggregator {
         payload: &[u8],
         now_ms: u64,
     ) -> Result<Vec<Outgoing>, JournalError> {
+        self.on_batch([(topic, payload)], now_ms)
+    }
+
+    /// Takes messages together: one durable write for all of them, and only then their answers.
+    pub fn on_batch<'a>(
+        &mut self,
+        messages: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+        now_ms: u64,
+    ) -> Result<Vec<Outgoing>, JournalError> {
+        let mut out = Vec::new();
+        for (topic, payload) in messages {
+            out.extend(self.message(topic, payload, now_ms)?);
+        }
+        self.commit()?;
+        Ok(out)
+    }
+
+    /// Makes durable what the batch brought, and tells the log.
+    pub(crate) fn commit(&mut self) -> Result<(), JournalError> {
+        self.journal.commit()?;
+        for note in self.persisted.drain(..) {
+            note.log();
+        }
+        Ok(())
+    }
+
+    fn message(&mut self, topic: &str, payload: &[u8], now_ms: u64) -> Result<Vec<Outgoing>, JournalError> {
         match Topic::parse(&self.site, topic) {
             Some(Topic::State { gateway }) => {
                 self.presence(gateway, payload, now_ms)?;
@@ -153,7 +186,7 @@ impl Aggregator {
     pub fn on_tick(&mut self, now_ms: u64) -> Result<Vec<Outgoing>, JournalError> {
         #[cfg(feature = "fault-ack-before-persist")]
         self.write_late(now_ms)?;
-        self.transfers.expire(now_ms);
+        self.receiver.expire(now_ms);
         self.close_rounds(now_ms)
     }
 
@@ -204,9 +237,9 @@ impl Aggregator {
             accepted: gateway.record.accepted,
             blob_bytes: gateway.record.blob_bytes,
             heard_s: gateway.heard_ms.map(|heard| now_ms.saturating_sub(heard) / 1000),
-            report: gateway.report.clone(),
+            vitals: gateway.vitals,
         });
-        let (transfers_open, transfers_bytes) = self.transfers.held();
+        let (transfers_open, transfers_bytes) = self.receiver.held();
         let counters = self.counters.clone();
         Figures {
             site: self.site.clone(),
@@ -222,7 +255,8 @@ impl Aggregator {
             ignored: counters.ignored,
             transfers_open,
             transfers_bytes,
-            transfers_dropped: self.transfers.dropped,
+            transfers_dropped: self.receiver.dropped(),
+            transfers_turned_away: self.receiver.turned_away(),
             blocks: counters.blocks,
             block_bytes: counters.block_bytes,
             gateways: gateways.collect(),
@@ -234,7 +268,7 @@ impl Aggregator {
         if payload.is_empty() {
             return Ok(());
         }
-        match self.registry.presence(&self.journal, gateway, payload, now_ms)? {
+        match self.registry.presence(&mut self.journal, gateway, payload, now_ms)? {
             PresenceOutcome::Noted => {}
             PresenceOutcome::StaleWill => self.counters.ignore("stale_will"),
             PresenceOutcome::Malformed => self.counters.ignore("presence"),
@@ -264,22 +298,15 @@ impl Aggregator {
         };
         self.registry.heard(gateway, now_ms);
         match frame.kind {
+            Kind::Whole => self.whole(gateway, &frame, now_ms),
+            Kind::Offer => self.offer(gateway, &frame, now_ms),
             Kind::Chunk => self.chunk(gateway, &frame, now_ms),
             Kind::BlockRequest => self.block_request(gateway, &frame, now_ms),
-            Kind::Ack | Kind::Block => {
+            Kind::Ack | Kind::Block | Kind::Status => {
                 self.counters.ignore("unexpected_kind");
                 Ok(Vec::new())
             }
         }
-    }
-
-    /// A frame to a gateway.
-    pub(crate) fn down(&self, gateway: &str, frame: &Frame<'_>, note: Option<Note>) -> Outgoing {
-        let mut payload = vec![0; loadonce_wire::frame::HEADER + frame.payload.len()];
-        let length = frame.encode(&mut payload).expect("acks and cut blocks are within the payload limit");
-        payload.truncate(length);
-        let topic = Topic::Down { gateway }.text(&self.site).as_str().to_owned();
-        Outgoing { topic, payload, retain: false, note }
     }
 
     /// A line's pointer, signed.

@@ -1,7 +1,8 @@
 //! Module files, in pieces.
 
-use loadonce_wire::limits::MAX_PAYLOAD;
-use loadonce_wire::{BlockRequest, Frame, Kind};
+use loadonce_delivery::frames;
+use loadonce_wire::chunks::CHUNK;
+use loadonce_wire::{BlockRequest, Frame, Topic, TransferId};
 
 use crate::aggregator::Aggregator;
 use crate::journal::JournalError;
@@ -19,11 +20,15 @@ impl Aggregator {
             return Ok(Vec::new());
         };
         let wanted = self.journal.module(&request.blob_hash, |module| {
+            // Whole chunks, from the one that holds the first byte to the one that holds the last.
             let start = (request.offset as usize).min(module.len());
             let end = start.saturating_add(request.length as usize).min(module.len());
-            (module.len(), start, module[start..end].to_vec())
+            let first = start / CHUNK;
+            let chunks =
+                if start < end { first * CHUNK..end.next_multiple_of(CHUNK).min(module.len()) } else { 0..0 };
+            (module.len(), first, module[chunks].to_vec())
         })?;
-        let Some((total, start, piece)) = wanted else {
+        let Some((total, first, piece)) = wanted else {
             self.counters.ignore("unknown_module");
             tracing::warn!(gateway, task = %request.task, "a gateway asked for a module file that is not kept");
             return Ok(Vec::new());
@@ -43,22 +48,19 @@ impl Aggregator {
                 return Ok(Vec::new());
             }
         }
-        let mut transfer = [0; 16];
-        transfer.copy_from_slice(&request.blob_hash[..16]);
-        let mut out = Vec::with_capacity(piece.len().div_ceil(MAX_PAYLOAD));
-        for (i, payload) in piece.chunks(MAX_PAYLOAD).enumerate() {
-            let frame = Frame {
-                kind: Kind::Block,
-                flags: 0,
-                transfer,
-                epoch: 0,
-                sequence: 0,
-                offset: (start + i * MAX_PAYLOAD) as u32,
-                total: total as u32,
-                payload,
-            };
-            out.push(self.down(gateway, &frame, None));
-        }
+        let mut transfer = TransferId::default();
+        transfer.copy_from_slice(&request.blob_hash[..size_of::<TransferId>()]);
+        let topic = Topic::Down { gateway }.text(&self.site);
+        let mut out: Vec<Outgoing> = piece
+            .chunks(CHUNK)
+            .enumerate()
+            .map(|(n, chunk)| Outgoing {
+                topic: topic.as_str().to_owned(),
+                payload: frames::block(transfer, total, first + n, chunk),
+                retain: false,
+                note: None,
+            })
+            .collect();
         self.counters.blocks += out.len() as u64;
         self.counters.block_bytes += piece.len() as u64;
         if let Some(last) = out.last_mut() {

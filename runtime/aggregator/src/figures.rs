@@ -6,6 +6,8 @@ use loadonce_control::Wants;
 use loadonce_wire::Reason;
 use serde::Serialize;
 
+use crate::registry::Vitals;
+
 /// What happened since this process started.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Counters {
@@ -49,6 +51,8 @@ pub struct Figures {
     pub transfers_bytes: usize,
     /// Transfers dropped to stay within the bounds, since this process started.
     pub transfers_dropped: u64,
+    /// Offers that were asked to wait for want of room, since this process started.
+    pub transfers_turned_away: u64,
     /// Frames of module files sent since this process started.
     pub blocks: u64,
     /// Bytes of module files sent since this process started.
@@ -133,6 +137,6 @@ pub struct GatewayFigures {
     pub blob_bytes: u64,
     /// Seconds since this process last heard of it.
     pub heard_s: Option<u64>,
-    /// Its newest report, as sent.
-    pub report: Option<serde_json::Value>,
+    /// A few numbers of its newest report.
+    pub vitals: Option<Vitals>,
 }

@@ -1,23 +1,24 @@
 //! Contributions: verify, decode within bounds, persist, acknowledge. In this order.
 
+use loadonce_delivery::{Offered, Piece, Transfer, frames};
 use loadonce_delta::{Codec, DeltaError, decode_step, decode_sums};
 use loadonce_module::Sums;
 use loadonce_rounds::{ContributionId, Open, check_manifest, check_step};
 use loadonce_trust::{encode_hex, hash, verify};
-use loadonce_wire::chunks::split_first;
-use loadonce_wire::frame::FLAG_MANIFEST;
-use loadonce_wire::manifest::{self, signed_part};
-use loadonce_wire::{Ack, ContributionKind, Frame, Kind, Manifest, Reason, Status, TransferId, ack};
+use loadonce_wire::chunks::CHUNK;
+use loadonce_wire::manifest::{self, MAX_MANIFEST, signed_part};
+use loadonce_wire::{Ack, ContributionKind, Frame, Manifest, Reason, Status, Topic, TransferId, Whole, ack};
 
 use crate::aggregator::Aggregator;
 use crate::journal::{Intake, JournalError, Pending, Seen};
 use crate::outgoing::{Note, Outgoing};
-use crate::transfers::{Piece, Transfer};
 
 /// Contributions one round keeps. Beyond it they are left unanswered, so gateways keep them and try again.
 const MAX_PENDING: usize = 65_536;
 /// Contributions of one gateway among them, so that none can close a round to the others.
 const MAX_PENDING_EACH: usize = 256;
+/// Bytes of steps one round keeps on disk: 50,000 of 40,000 parameters in half precision.
+const MAX_PENDING_BYTES: u64 = 4 * 1024 * 1024 * 1024;
 /// Additions and removals one sum may hold: a hostile one must not use up what the totals can take.
 const MAX_SUM: u64 = 1 << 22;
 /// How long the fault keeps what it acknowledged in memory only.
@@ -42,58 +43,124 @@ pub(crate) struct Accepted {
     joins: bool,
 }
 
+/// A contribution whose manifest was believed and whose chunks are collected.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Opened {
+    manifest: Manifest,
+    encoded: Vec<u8>,
+}
+
 impl Aggregator {
+    /// A contribution of one chunk.
+    pub(crate) fn whole(
+        &mut self,
+        gateway: &str,
+        frame: &Frame<'_>,
+        now_ms: u64,
+    ) -> Result<Vec<Outgoing>, JournalError> {
+        let Ok(whole) = Whole::decode(frame.payload) else {
+            return Ok(self.drop_chunk("malformed_chunk"));
+        };
+        if whole.blob.len() > CHUNK || whole.blob.len() != frame.total as usize {
+            return Ok(self.drop_chunk("malformed_chunk"));
+        }
+        // The hash travels nowhere: it is what these bytes have, and the signature tells whether they are the ones.
+        let mut encoded = [0; MAX_MANIFEST];
+        let encoded = match whole.manifest(&hash(whole.blob), &mut encoded) {
+            Ok(length) => &encoded[..length],
+            Err(_) => return Ok(self.drop_chunk("malformed_manifest")),
+        };
+        match self.judge(gateway, frame, encoded)? {
+            Ok(manifest) => {
+                let opened = Opened { manifest, encoded: encoded.to_vec() };
+                self.complete(gateway, opened, whole.blob, now_ms)
+            }
+            Err(answer) => Ok(answer),
+        }
+    }
+
+    /// The manifest of a contribution of several chunks: answered by what is there of it.
+    pub(crate) fn offer(
+        &mut self,
+        gateway: &str,
+        frame: &Frame<'_>,
+        now_ms: u64,
+    ) -> Result<Vec<Outgoing>, JournalError> {
+        let manifest = match self.judge(gateway, frame, frame.payload)? {
+            Ok(manifest) => manifest,
+            Err(answer) => return Ok(answer),
+        };
+        let (id, total, beside) = (frame.transfer, frame.total as usize, frame.payload.len());
+        let opened = Opened { manifest: manifest.clone(), encoded: frame.payload.to_vec() };
+        match self.receiver.offer(gateway, id, total, opened, beside, now_ms) {
+            Offered::Open(held) => {
+                let topic = Topic::Down { gateway }.text(&self.site).as_str().to_owned();
+                let payload = frames::status(id, total, &held);
+                Ok(vec![Outgoing { topic, payload, retain: false, note: None }])
+            }
+            Offered::Busy(wait_s) => Ok(vec![self.turn_away(gateway, &manifest, wait_s)]),
+            Offered::Misfit => Ok(self.drop_chunk("malformed_chunk")),
+        }
+    }
+
+    /// A chunk of a contribution that was offered.
     pub(crate) fn chunk(
         &mut self,
         gateway: &str,
         frame: &Frame<'_>,
         now_ms: u64,
     ) -> Result<Vec<Outgoing>, JournalError> {
-        let first = frame.flags & FLAG_MANIFEST != 0;
-        let mut data = frame.payload;
-        if first {
-            let Some((encoded, rest)) = split_first(frame.flags, frame.payload) else {
-                return Ok(self.drop_chunk("malformed_chunk"));
-            };
-            let Ok(manifest) = Manifest::decode(encoded) else {
-                return Ok(self.drop_chunk("malformed_manifest"));
-            };
-            if !describes(frame, &manifest) {
-                return Ok(self.drop_chunk("malformed_chunk"));
-            }
-            // An answer deletes data, so only the key that would lose it gets one.
-            if !authentic(encoded, &manifest) {
-                tracing::warn!(gateway, "a contribution whose signature does not verify was dropped");
-                return Ok(self.drop_chunk("bad_signature"));
-            }
-            let verdict = match self.registry.admits(gateway, &manifest.key) {
-                Ok(()) => self.admissible(&manifest)?,
-                Err(why) => {
-                    tracing::warn!(gateway, key = encode_hex(&manifest.key), why, "contribution refused");
-                    Verdict::Answer(Status::Refused, Reason::UnknownGateway)
-                }
-            };
-            match verdict {
-                Verdict::Take(_) => {}
-                Verdict::Answer(status, reason) => {
-                    return Ok(vec![self.answer(gateway, &manifest, status, reason)]);
-                }
-                Verdict::Leave(why) => return Ok(self.defer(gateway, why)),
-            }
-            match self.transfers.begin(gateway, frame.transfer, manifest, encoded, now_ms) {
-                Ok(true) => data = rest,
-                Ok(false) | Err(_) => return Ok(self.drop_chunk("malformed_chunk")),
-            }
-        } else if frame.offset == 0 && frame.total > 0 {
-            return Ok(self.drop_chunk("malformed_chunk"));
-        }
-        let (total, offset) = (frame.total as usize, frame.offset as usize);
-        match self.transfers.insert(gateway, frame.transfer, total, offset, data, now_ms) {
+        let (total, index) = (frame.total as usize, usize::from(frame.index));
+        match self.receiver.chunk(gateway, frame.transfer, total, index, frame.payload, now_ms) {
             Piece::Kept => Ok(Vec::new()),
             Piece::Orphan => Ok(self.drop_chunk("orphan_chunk")),
             Piece::Misfit => Ok(self.drop_chunk("misfit_chunk")),
-            Piece::Complete(transfer) => self.complete(*transfer, now_ms),
+            Piece::Complete(transfer) => {
+                let Transfer { about, blob, .. } = *transfer;
+                if hash(&blob) != about.manifest.blob_hash {
+                    // Anybody may have sent the chunks; the gateway starts over.
+                    tracing::warn!(
+                        gateway,
+                        "a contribution whose chunks are not what was signed was dropped"
+                    );
+                    return Ok(self.drop_chunk("bad_hash"));
+                }
+                self.complete(gateway, about, &blob, now_ms)
+            }
         }
+    }
+
+    /// Everything that can be said of a contribution without its blob: the manifest if it may go on, else what to
+    /// answer.
+    fn judge(
+        &mut self,
+        gateway: &str,
+        frame: &Frame<'_>,
+        encoded: &[u8],
+    ) -> Result<Result<Manifest, Vec<Outgoing>>, JournalError> {
+        let Ok(manifest) = Manifest::decode(encoded) else {
+            return Ok(Err(self.drop_chunk("malformed_manifest")));
+        };
+        if frame.index != 0 || frame.total != manifest.blob_bytes {
+            return Ok(Err(self.drop_chunk("malformed_chunk")));
+        }
+        // An answer deletes data, so only the key that would lose it gets one.
+        if frame.transfer != transfer_id(&manifest) || !authentic(encoded, &manifest) {
+            tracing::warn!(gateway, "a contribution whose signature does not verify was dropped");
+            return Ok(Err(self.drop_chunk("bad_signature")));
+        }
+        let verdict = match self.registry.admits(gateway, &manifest.key) {
+            Ok(()) => self.admissible(&manifest)?,
+            Err(why) => {
+                tracing::warn!(gateway, key = encode_hex(&manifest.key), why, "contribution refused");
+                Verdict::Answer(Status::Refused, Reason::UnknownGateway)
+            }
+        };
+        Ok(match verdict {
+            Verdict::Take(_) => Ok(manifest),
+            Verdict::Answer(status, reason) => Err(vec![self.answer(gateway, &manifest, status, reason)]),
+            Verdict::Leave(why) => Err(self.defer(gateway, why)),
+        })
     }
 
     fn drop_chunk(&mut self, why: &'static str) -> Vec<Outgoing> {
@@ -127,6 +194,9 @@ impl Aggregator {
                 Verdict::Answer(Status::Refused, Reason::RoundClosed)
             }
             Ok(_) if line.round.contributions() >= MAX_PENDING => Verdict::Leave("the round is full"),
+            Ok(_) if step && line.pending_bytes + u64::from(manifest.blob_bytes) > MAX_PENDING_BYTES => {
+                Verdict::Leave("the round's share of the disk is full")
+            }
             Ok(_) if line.round.contributions_of(&manifest.key) >= MAX_PENDING_EACH => {
                 Verdict::Leave("the gateway's share of the round is full")
             }
@@ -134,39 +204,40 @@ impl Aggregator {
         })
     }
 
-    fn complete(&mut self, transfer: Transfer, now_ms: u64) -> Result<Vec<Outgoing>, JournalError> {
-        let Transfer { gateway, manifest, encoded, blob, .. } = transfer;
-        if hash(&blob) != manifest.blob_hash {
-            // Anybody may have sent the pieces; the gateway starts over.
-            tracing::warn!(gateway, "a contribution whose pieces are not what was signed was dropped");
-            return Ok(self.drop_chunk("bad_hash"));
-        }
+    fn complete(
+        &mut self,
+        gateway: &str,
+        opened: Opened,
+        blob: &[u8],
+        now_ms: u64,
+    ) -> Result<Vec<Outgoing>, JournalError> {
+        let Opened { manifest, encoded } = opened;
         // Asked again: a round may have closed while the pieces came in.
         let codec = match self.admissible(&manifest)? {
             Verdict::Take(codec) => codec,
             Verdict::Answer(status, reason) => {
-                return Ok(vec![self.answer(&gateway, &manifest, status, reason)]);
+                return Ok(vec![self.answer(gateway, &manifest, status, reason)]);
             }
-            Verdict::Leave(why) => return Ok(self.defer(&gateway, why)),
+            Verdict::Leave(why) => return Ok(self.defer(gateway, why)),
         };
-        let sum = match self.decode(codec, &manifest, &blob) {
+        let sum = match self.decode(codec, &manifest, blob) {
             Ok(sum) => sum,
-            Err(reason) => return Ok(vec![self.answer(&gateway, &manifest, Status::Refused, reason)]),
+            Err(reason) => return Ok(vec![self.answer(gateway, &manifest, Status::Refused, reason)]),
         };
         let Some(line) = self.lines.get(manifest.task.as_str()) else { return Ok(Vec::new()) };
         let joins = match manifest.kind {
             ContributionKind::Sum => line.round.open() == Open::Sum,
             ContributionKind::Step => true,
         };
-        let kept_blob = if sum.is_some() { &[][..] } else { &blob };
-        let mut record = self.registry.record(&gateway);
+        let kept_blob = if sum.is_some() { &[][..] } else { blob };
+        let mut record = self.registry.record(gateway);
         record.key = encode_hex(&manifest.key);
         record.accepted += 1;
         record.blob_bytes += blob.len() as u64;
         let intake = Intake {
             lineage: line.id,
             id: ContributionId::of(&manifest),
-            gateway: gateway.clone(),
+            gateway: gateway.to_owned(),
             record,
             sum,
             keep: joins.then(|| Pending::encode(&encoded, kept_blob)),
@@ -175,14 +246,14 @@ impl Aggregator {
         #[cfg(feature = "fault-ack-before-persist")]
         {
             self.unwritten.push((now_ms + WRITE_LATE_MS, accepted));
-            Ok(vec![self.answer(&gateway, &manifest, Status::Accepted, Reason::None)])
+            Ok(vec![self.answer(gateway, &manifest, Status::Accepted, Reason::None)])
         }
         #[cfg(not(feature = "fault-ack-before-persist"))]
         {
             Ok(if self.persist(accepted, now_ms)? {
-                vec![self.answer(&gateway, &manifest, Status::Accepted, Reason::None)]
+                vec![self.answer(gateway, &manifest, Status::Accepted, Reason::None)]
             } else {
-                self.defer(&gateway, "the totals are full")
+                self.defer(gateway, "the totals are full")
             })
         }
     }
@@ -216,8 +287,8 @@ impl Aggregator {
         }
     }
 
-    /// The one durable transaction of a contribution; only afterwards may it be acknowledged. `false` for a sum
-    /// that cannot join the totals: nothing was written.
+    /// Writes a contribution with the batch; it may be acknowledged once the batch is durable. `false` for a sum that
+    /// cannot join the totals: nothing was written.
     fn persist(&mut self, accepted: Accepted, now_ms: u64) -> Result<bool, JournalError> {
         let Accepted { intake, manifest, joins } = accepted;
         let samples = match self.journal.accept(&intake)? {
@@ -227,10 +298,12 @@ impl Aggregator {
                 return Ok(false);
             }
         };
-        tracing::info!(
-            target: "boundary", process = "aggregator", boundary = "intake.persisted",
-            gateway = intake.gateway, epoch = manifest.epoch, sequence = manifest.sequence, task = %manifest.task
-        );
+        self.persisted.push(Note::Persisted {
+            gateway: intake.gateway.clone(),
+            epoch: manifest.epoch,
+            sequence: manifest.sequence,
+            task: manifest.task.as_str().to_owned(),
+        });
         self.registry.accepted(&intake.gateway, &manifest.key, intake.record, now_ms);
         let kind = match manifest.kind {
             ContributionKind::Sum => {
@@ -246,13 +319,13 @@ impl Aggregator {
             line.samples = samples.unwrap_or(line.samples);
             if joins {
                 line.round.join(manifest.key, now_ms);
+                line.pending_bytes += intake.keep.as_ref().map_or(0, |keep| keep.len() as u64);
             }
-            tracing::info!(
+            tracing::debug!(
                 gateway = intake.gateway, task = %manifest.task, kind, samples = manifest.weight,
-                bytes = manifest.blob_bytes, round = line.version() + 1,
-                gateways = line.round.gateways(), quorum = line.task.manifest.rounds.quorum,
-                "contribution accepted"
+                bytes = manifest.blob_bytes, round = line.version() + 1, "contribution accepted"
             );
+            line.tell_progress();
         }
         Ok(true)
     }
@@ -264,7 +337,14 @@ impl Aggregator {
             // Nobody is left to hear of it: that, too, is the fault.
             let _written = self.persist(accepted, now_ms)?;
         }
-        Ok(())
+        self.commit()
+    }
+
+    /// There is more to do than can be done: the gateway keeps it and comes back later.
+    fn turn_away(&mut self, gateway: &str, manifest: &Manifest, wait_s: u16) -> Outgoing {
+        self.counters.refuse(Reason::Busy);
+        tracing::debug!(gateway, wait_s, "no room for another transfer; the gateway waits");
+        self.acknowledge(gateway, manifest, (Status::Refused, Reason::Busy), wait_s)
     }
 
     fn answer(&mut self, gateway: &str, manifest: &Manifest, status: Status, reason: Reason) -> Outgoing {
@@ -272,7 +352,8 @@ impl Aggregator {
             Status::Accepted => {}
             Status::Duplicate => {
                 self.counters.duplicates += 1;
-                tracing::info!(
+                tracing::debug!(
+                    target: "boundary",
                     gateway, epoch = manifest.epoch, sequence = manifest.sequence, task = %manifest.task,
                     "contribution was applied before"
                 );
@@ -285,23 +366,27 @@ impl Aggregator {
                 );
             }
         }
-        let Manifest { key, epoch, sequence, blob_hash, .. } = *manifest;
-        let mut answer = Ack { key, epoch, sequence, blob_hash, status, reason, signature: [0; 64] };
-        let encoded = answer.encode();
-        let (body, _) = signed_part(&encoded).expect("an ack is longer than a signature");
-        answer.signature = self.identity.sign(ack::DOMAIN, body);
-        let frame = Frame {
-            kind: Kind::Ack,
-            flags: 0,
-            transfer: transfer_id(manifest),
-            epoch,
-            sequence,
-            offset: 0,
-            total: 0,
-            payload: &answer.encode(),
-        };
-        let note = Note::Acked { gateway: gateway.to_owned(), epoch, sequence, status };
-        self.down(gateway, &frame, Some(note))
+        self.acknowledge(gateway, manifest, (status, reason), 0)
+    }
+
+    /// A signed answer to a contribution.
+    fn acknowledge(
+        &self,
+        gateway: &str,
+        manifest: &Manifest,
+        (status, reason): (Status, Reason),
+        wait_s: u16,
+    ) -> Outgoing {
+        let Manifest { epoch, sequence, .. } = *manifest;
+        let mut answer = Ack { epoch, sequence, status, reason, wait_s, signature: [0; 64] };
+        let signed = answer.signed(&manifest.key, &manifest.blob_hash);
+        answer.signature = self.identity.sign(ack::DOMAIN, &signed);
+        Outgoing {
+            topic: Topic::Down { gateway }.text(&self.site).as_str().to_owned(),
+            payload: frames::ack(transfer_id(manifest), &answer),
+            retain: false,
+            note: Some(Note::Acked { gateway: gateway.to_owned(), epoch, sequence, status }),
+        }
     }
 }
 
@@ -313,16 +398,7 @@ fn authentic(encoded: &[u8], manifest: &Manifest) -> bool {
 
 /// The transfer id that a manifest implies.
 fn transfer_id(manifest: &Manifest) -> TransferId {
-    let mut id = [0; 16];
-    id.copy_from_slice(&hash(&manifest.transfer_seed())[..16]);
+    let mut id = TransferId::default();
+    id.copy_from_slice(&hash(&manifest.transfer_seed())[..size_of::<TransferId>()]);
     id
-}
-
-/// Whether a first chunk's header says what its manifest says.
-fn describes(frame: &Frame<'_>, manifest: &Manifest) -> bool {
-    frame.offset == 0
-        && frame.total == manifest.blob_bytes
-        && frame.epoch == manifest.epoch
-        && frame.sequence == manifest.sequence
-        && frame.transfer == transfer_id(manifest)
 }

@@ -1,7 +1,12 @@
-//! The tables and their transactions: one durable transaction per contribution, one per version.
+//! The tables and their transactions: one durable transaction per batch of messages, one per version.
+//!
+//! What a batch writes is seen by what reads in it at once and is durable after [`Journal::commit`]; only then may
+//! anybody be told of it. A batch that is dropped instead wrote nothing.
 //!
 //! `docs/aggregator.md` lists the tables. Numbers in keys are big-endian so that the order of keys is the order
 //! of numbers.
+
+use std::collections::BTreeMap;
 
 use loadonce_control::Pointer;
 use loadonce_module::{Sums, SumsError};
@@ -143,9 +148,16 @@ pub(crate) struct Cut<'a> {
     pub(crate) pointer: &'a Pointer,
 }
 
-#[derive(Debug)]
 pub(crate) struct Journal {
     database: Database,
+    batch: Option<Batch>,
+}
+
+/// The open transaction.
+struct Batch {
+    tx: WriteTransaction,
+    /// Totals that the batch changed: written once, not once per sum.
+    totals: BTreeMap<Hash, Sums>,
 }
 
 impl Journal {
@@ -172,7 +184,7 @@ impl Journal {
             tx.open_table(POINTERS)?;
         }
         tx.commit()?;
-        Ok(Self { database })
+        Ok(Self { database, batch: None })
     }
 
     pub(crate) fn gateways(&self) -> Result<Vec<(String, GatewayRecord)>, JournalError> {
@@ -186,58 +198,73 @@ impl Journal {
         Ok(out)
     }
 
-    pub(crate) fn put_gateway(&self, name: &str, record: &GatewayRecord) -> Result<(), JournalError> {
-        let tx = self.database.begin_write()?;
-        put_gateway(&tx, name, record)?;
+    /// Makes what the batch wrote durable; nothing if there is none.
+    pub(crate) fn commit(&mut self) -> Result<(), JournalError> {
+        let Some(Batch { tx, totals }) = self.batch.take() else { return Ok(()) };
+        for (lineage, totals) in totals {
+            tx.open_table(TOTALS)?.insert(lineage, totals.to_bytes().as_slice())?;
+        }
         Ok(tx.commit()?)
+    }
+
+    fn batch(&mut self) -> Result<&mut Batch, JournalError> {
+        if self.batch.is_none() {
+            let tx = self.database.begin_write()?;
+            self.batch = Some(Batch { tx, totals: BTreeMap::new() });
+        }
+        Ok(self.batch.as_mut().expect("it was just opened"))
+    }
+
+    /// Writes a gateway's record with the batch.
+    pub(crate) fn put_gateway(&mut self, name: &str, record: &GatewayRecord) -> Result<(), JournalError> {
+        put_gateway(&self.batch()?.tx, name, record)
     }
 
     pub(crate) fn seen(&self, id: &ContributionId) -> Result<Seen, JournalError> {
         if cfg!(feature = "fault-no-dedup") {
             return Ok(Seen::New);
         }
-        let tx = self.database.begin_read()?;
-        let applied = tx.open_table(SEEN)?.get(sequence_key(id))?.map(|hash| hash.value());
-        match applied {
-            Some(hash) if hash == id.blob_hash => return Ok(Seen::Before),
-            Some(_) => return Ok(Seen::OtherHash),
-            None => {}
+        match &self.batch {
+            Some(batch) => seen(&batch.tx.open_table(SEEN)?, &batch.tx.open_table(EPOCHS)?, id),
+            None => {
+                let tx = self.database.begin_read()?;
+                seen(&tx.open_table(SEEN)?, &tx.open_table(EPOCHS)?, id)
+            }
         }
-        let epochs = tx.open_table(EPOCHS)?;
-        if let Some(floor) = epochs.get(epoch_key(id))? {
-            return Ok(if id.sequence <= floor.value().0 { Seen::Before } else { Seen::New });
-        }
-        let (first, last) = (numbered(&id.key, 0), numbered(&id.key, u64::MAX));
-        let known = epochs.range(first..=last)?.count();
-        Ok(if known < MAX_EPOCHS { Seen::New } else { Seen::TooManyEpochs })
     }
 
-    /// Writes an accepted contribution and returns the samples in the totals if it is a sum; the inner error is a
-    /// sum that cannot join them, and then nothing was written.
-    pub(crate) fn accept(&self, intake: &Intake) -> Result<Result<Option<i64>, SumsError>, JournalError> {
-        let tx = self.database.begin_write()?;
+    /// Writes an accepted contribution with the batch and returns the samples in the totals if it is a sum; the
+    /// inner error is a sum that cannot join them, and then nothing of it was written.
+    pub(crate) fn accept(&mut self, intake: &Intake) -> Result<Result<Option<i64>, SumsError>, JournalError> {
+        let Batch { tx, totals } = self.batch()?;
         let mut samples = None;
         if let Some(sum) = &intake.sum {
-            let mut table = tx.open_table(TOTALS)?;
-            let stored = table.get(intake.lineage)?.map(|bytes| Sums::from_bytes(bytes.value()));
-            let totals = match stored.transpose().map_err(|e| corrupt("totals")(&e))? {
-                Some(mut totals) => {
+            if !totals.contains_key(&intake.lineage) {
+                let table = tx.open_table(TOTALS)?;
+                let stored = table.get(intake.lineage)?.map(|bytes| Sums::from_bytes(bytes.value()));
+                if let Some(stored) = stored.transpose().map_err(|e| corrupt("totals")(&e))? {
+                    totals.insert(intake.lineage, stored);
+                }
+            }
+            match totals.get_mut(&intake.lineage) {
+                // A sum that does not fit leaves the totals as they were.
+                Some(totals) => {
                     if let Err(error) = totals.merge(sum) {
                         return Ok(Err(error));
                     }
-                    totals
+                    samples = Some(totals.samples());
                 }
-                None => sum.clone(),
-            };
-            table.insert(intake.lineage, totals.to_bytes().as_slice())?;
-            samples = Some(totals.samples());
+                None => {
+                    samples = Some(sum.samples());
+                    totals.insert(intake.lineage, sum.clone());
+                }
+            }
         }
-        mark_seen(&tx, &intake.id)?;
+        mark_seen(tx, &intake.id)?;
         if let Some(keep) = &intake.keep {
             tx.open_table(PENDING)?.insert(pending_key(&intake.lineage, &intake.id), keep.as_slice())?;
         }
-        put_gateway(&tx, &intake.gateway, &intake.record)?;
-        tx.commit()?;
+        put_gateway(tx, &intake.gateway, &intake.record)?;
         Ok(Ok(samples))
     }
 
@@ -309,14 +336,17 @@ impl Journal {
         text.map(|text| serde_json::from_slice(text.value()).map_err(|e| corrupt("pointers")(&e))).transpose()
     }
 
-    pub(crate) fn put_pointer(&self, pointer: &Pointer) -> Result<(), JournalError> {
+    pub(crate) fn put_pointer(&mut self, pointer: &Pointer) -> Result<(), JournalError> {
+        self.commit()?;
         let tx = self.database.begin_write()?;
         put_pointer(&tx, pointer)?;
         Ok(tx.commit()?)
     }
 
-    /// Writes a version with its module file and pointer and consumes the round's contributions.
-    pub(crate) fn cut(&self, cut: &Cut<'_>) -> Result<(), JournalError> {
+    /// Writes a version with its module file and pointer and consumes the round's contributions, in a transaction
+    /// of its own after the batch.
+    pub(crate) fn cut(&mut self, cut: &Cut<'_>) -> Result<(), JournalError> {
+        self.commit()?;
         let tx = self.database.begin_write()?;
         {
             let mut versions = tx.open_table(VERSIONS)?;
@@ -336,6 +366,25 @@ impl Journal {
         put_pointer(&tx, cut.pointer)?;
         Ok(tx.commit()?)
     }
+}
+
+fn seen(
+    seen: &impl ReadableTable<[u8; 48], Hash>,
+    epochs: &impl ReadableTable<[u8; 40], (u64, u64)>,
+    id: &ContributionId,
+) -> Result<Seen, JournalError> {
+    let applied = seen.get(sequence_key(id))?.map(|hash| hash.value());
+    match applied {
+        Some(hash) if hash == id.blob_hash => return Ok(Seen::Before),
+        Some(_) => return Ok(Seen::OtherHash),
+        None => {}
+    }
+    if let Some(floor) = epochs.get(epoch_key(id))? {
+        return Ok(if id.sequence <= floor.value().0 { Seen::Before } else { Seen::New });
+    }
+    let (first, last) = (numbered(&id.key, 0), numbered(&id.key, u64::MAX));
+    let known = epochs.range(first..=last)?.count();
+    Ok(if known < MAX_EPOCHS { Seen::New } else { Seen::TooManyEpochs })
 }
 
 fn put_gateway(tx: &WriteTransaction, name: &str, record: &GatewayRecord) -> Result<(), JournalError> {
@@ -454,20 +503,26 @@ mod tests {
     #[test]
     #[cfg(not(feature = "fault-no-dedup"))]
     fn epochs_are_bounded() {
-        let journal = journal();
+        let mut journal = journal();
         for epoch in 0..MAX_EPOCHS as u64 {
             journal.accept(&intake(epoch, 1, 3)).unwrap().unwrap();
         }
+        // Alike before and after the commit.
+        assert_eq!(journal.seen(&intake(0, 1, 3).id).unwrap(), Seen::Before);
+        assert_eq!(journal.seen(&intake(MAX_EPOCHS as u64, 1, 3).id).unwrap(), Seen::TooManyEpochs);
+        journal.commit().unwrap();
         assert_eq!(journal.seen(&intake(0, 2, 3).id).unwrap(), Seen::New);
         assert_eq!(journal.seen(&intake(MAX_EPOCHS as u64, 1, 3).id).unwrap(), Seen::TooManyEpochs);
     }
 
     #[test]
     fn a_sum_that_does_not_fit_changes_nothing() {
-        let journal = journal();
+        let mut journal = journal();
         let sum = |outputs| Some(Sums::zero(1, 2, outputs).unwrap());
         journal.accept(&Intake { sum: sum(2), ..intake(1, 1, 1) }).unwrap().unwrap();
         assert!(journal.accept(&Intake { sum: sum(3), ..intake(1, 2, 1) }).unwrap().is_err());
+        assert_eq!(journal.totals(&[1; 32]).unwrap(), None, "nothing is durable before the commit");
+        journal.commit().unwrap();
         assert_eq!(journal.totals(&[1; 32]).unwrap(), sum(2));
         let rows = journal.database.begin_read().unwrap().open_table(SEEN).unwrap();
         assert_eq!(rows.range::<[u8; 48]>(..).unwrap().count(), 1);

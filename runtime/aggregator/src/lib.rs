@@ -32,12 +32,12 @@ mod outgoing;
 mod registry;
 mod run;
 mod settings;
-mod transfers;
 
 pub use aggregator::{Aggregator, OpenError};
 pub use figures::{ContributionFigures, Figures, GatewayFigures, Heldout, TaskFigures};
 pub use journal::{GatewayRecord, JournalError};
 pub use line::lineage_id;
 pub use outgoing::{Note, Outgoing};
+pub use registry::Vitals;
 pub use run::{RunError, run};
 pub use settings::{Admission, Settings, Task};

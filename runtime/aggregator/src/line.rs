@@ -37,6 +37,10 @@ pub(crate) struct Line {
     /// Hash of the module file before the newest one.
     pub(crate) previous: Option<[u8; 32]>,
     pub(crate) round: Round,
+    /// Bytes of the blobs that the open round keeps on disk.
+    pub(crate) pending_bytes: u64,
+    /// Tenth parts of the quorum the log was told of.
+    told: usize,
     /// Samples in the totals.
     pub(crate) samples: i64,
     /// Gateways behind the newest versions, [`SHOWN_VERSIONS`] at most, oldest first.
@@ -63,6 +67,8 @@ impl Line {
         };
         let mut line = Self {
             round: Round::new(Open::None, rules(&task)),
+            pending_bytes: 0,
+            told: 0,
             samples: 0,
             participants: VecDeque::new(),
             task,
@@ -82,6 +88,7 @@ impl Line {
     pub(crate) fn advance(&mut self, newest: Option<Newest>, previous: Option<[u8; 32]>) {
         self.newest = newest;
         self.previous = previous;
+        (self.pending_bytes, self.told) = (0, 0);
         self.round = Round::new(self.opens_after(self.version()), rules(&self.task));
         self.pointer = self.pointer_to(newest, previous, self.pointer.serial);
     }
@@ -92,6 +99,24 @@ impl Line {
             self.participants.pop_front();
         }
         self.participants.push_back(gateways);
+    }
+
+    /// Tells the log of the open round's progress: of every gateway in a small one, of every tenth part of the quorum
+    /// in a large one.
+    pub(crate) fn tell_progress(&mut self) {
+        let (gateways, quorum) = (self.round.gateways(), self.task.manifest.rounds.quorum);
+        let part = (quorum / 10).max(1);
+        if gateways / part > self.told {
+            self.told = gateways / part;
+            tracing::info!(
+                task = self.name(),
+                round = self.version() + 1,
+                gateways,
+                quorum,
+                contributions = self.round.contributions(),
+                "round"
+            );
+        }
     }
 
     pub(crate) fn name(&self) -> &str {

@@ -18,6 +18,17 @@ pub struct Outgoing {
 /// A boundary for the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Note {
+    /// A contribution is on disk.
+    Persisted {
+        /// From this gateway.
+        gateway: String,
+        /// Of this epoch.
+        epoch: u64,
+        /// And sequence.
+        sequence: u64,
+        /// For this task.
+        task: String,
+    },
     /// An application acknowledgement left.
     Acked {
         /// To this gateway.
@@ -48,17 +59,22 @@ pub enum Note {
 }
 
 impl Note {
-    /// Writes the boundary's line, which the crash tests read.
+    /// Writes the boundary's line, which the crash tests read. What happens once per gateway is for those who ask:
+    /// ten thousand gateways would bury everything else.
     pub fn log(&self) {
         match self {
-            Self::Acked { gateway, epoch, sequence, status } => tracing::info!(
+            Self::Persisted { gateway, epoch, sequence, task } => tracing::debug!(
+                target: "boundary", process = "aggregator", boundary = "intake.persisted",
+                gateway, epoch, sequence, task
+            ),
+            Self::Acked { gateway, epoch, sequence, status } => tracing::debug!(
                 target: "boundary", process = "aggregator", boundary = "intake.acked",
                 gateway, epoch, sequence, ?status
             ),
             Self::Pointer { task, version, serial } => tracing::info!(
                 target: "boundary", process = "aggregator", boundary = "pointer.published", task, version, serial
             ),
-            Self::Block { gateway, bytes } => tracing::info!(
+            Self::Block { gateway, bytes } => tracing::debug!(
                 target: "boundary", process = "aggregator", boundary = "block.served", gateway, bytes
             ),
         }

@@ -4,26 +4,90 @@ use std::collections::{BTreeMap, HashMap};
 
 use loadonce_control::Presence;
 use loadonce_trust::{PublicKey, decode_hex, encode_hex};
+use serde::{Deserialize, Serialize};
 
 use crate::journal::{GatewayRecord, Journal, JournalError};
 use crate::settings::{Admission, Settings};
 
 /// Most gateways of a site.
-pub(crate) const MAX_GATEWAYS: usize = 4096;
-/// Largest report kept per gateway in bytes.
+pub(crate) const MAX_GATEWAYS: usize = 16_384;
+/// Sites of at most this many gateways have every arrival and departure in the log.
+const SMALL_SITE: usize = 256;
+/// Largest report of a gateway that is read, in bytes.
 const MAX_REPORT: usize = 8 * 1024;
 /// Module bytes a gateway may ask for at once, and per second after that: some large modules, or many repeats
 /// of a usual one.
 const BURST_BYTES: u64 = 8 * 1024 * 1024;
 const BYTES_PER_SECOND: u64 = 512 * 1024;
 
+/// What is kept of a gateway's report: a few numbers, for a report takes kilobytes and there may be ten thousand.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+pub struct Vitals {
+    /// Seconds since its agent started.
+    pub uptime_s: f64,
+    /// Resident memory of its agent in bytes.
+    pub rss_bytes: u64,
+    /// Bytes its uplink wrote since then.
+    pub bytes_up: u64,
+    /// Bytes its uplink read.
+    pub bytes_down: u64,
+    /// Contributions in its outbox.
+    pub outbox_entries: u64,
+    /// Their bytes.
+    pub outbox_bytes: u64,
+    /// Everything it refused since its agent started.
+    pub refusals: u64,
+    /// Whether it writes nothing, because its storage failed.
+    pub degraded: bool,
+}
+
+impl Vitals {
+    /// What a report says; nought where it does not say. `None` if it is no report.
+    fn of(payload: &[u8]) -> Option<Self> {
+        #[derive(Deserialize, Default)]
+        #[serde(default)]
+        struct Link {
+            bytes_up: u64,
+            bytes_down: u64,
+        }
+        #[derive(Deserialize, Default)]
+        #[serde(default)]
+        struct Outbox {
+            entries: u64,
+            bytes: u64,
+        }
+        #[derive(Deserialize, Default)]
+        #[serde(default)]
+        struct Report {
+            uptime_s: f64,
+            rss_bytes: u64,
+            uplink: Link,
+            outbox: Outbox,
+            refusals: BTreeMap<String, u64>,
+            degraded: Option<String>,
+        }
+        let starts_as_object = payload.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
+        let report: Report = serde_json::from_slice(payload).ok().filter(|_| starts_as_object)?;
+        Some(Self {
+            uptime_s: report.uptime_s,
+            rss_bytes: report.rss_bytes,
+            bytes_up: report.uplink.bytes_up,
+            bytes_down: report.uplink.bytes_down,
+            outbox_entries: report.outbox.entries,
+            outbox_bytes: report.outbox.bytes,
+            refusals: report.refusals.values().fold(0, |sum, n| sum.saturating_add(*n)),
+            degraded: report.degraded.is_some(),
+        })
+    }
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Gateway {
     pub(crate) record: GatewayRecord,
     /// When it was last heard, by this process.
     pub(crate) heard_ms: Option<u64>,
-    /// Its newest figures.
-    pub(crate) report: Option<serde_json::Value>,
+    /// Of its newest report.
+    pub(crate) vitals: Option<Vitals>,
     /// Bytes taken out of its allowance, and when that was reckoned.
     spent: (u64, u64),
 }
@@ -141,13 +205,9 @@ impl Registry {
         if payload.len() > MAX_REPORT {
             return false;
         }
-        match serde_json::from_slice::<serde_json::Value>(payload) {
-            Ok(report) if report.is_object() => {
-                gateway.report = Some(report);
-                true
-            }
-            _ => false,
-        }
+        let vitals = Vitals::of(payload);
+        gateway.vitals = vitals.or(gateway.vitals);
+        vitals.is_some()
     }
 
     /// Whether `name` may have `bytes` of module files now.
@@ -186,7 +246,7 @@ impl Registry {
     /// publish an older one's long after its successor came up.
     pub(crate) fn presence(
         &mut self,
-        journal: &Journal,
+        journal: &mut Journal,
         name: &str,
         payload: &[u8],
         now_ms: u64,
@@ -197,6 +257,7 @@ impl Registry {
         if !self.make_room(name) {
             return Ok(PresenceOutcome::NotAdmitted);
         }
+        let small = self.gateways.len() <= SMALL_SITE;
         let gateway = self.gateways.entry(name.to_owned()).or_default();
         let mut record = gateway.record.clone();
         record.up = matches!(presence, Presence::Up { .. });
@@ -224,7 +285,11 @@ impl Registry {
             if !record.key.is_empty() || self.listed.contains_key(name) {
                 journal.put_gateway(name, &record)?;
             }
-            tracing::info!(gateway = name, up = record.up, incarnation = record.incarnation, "gateway");
+            if small {
+                tracing::info!(gateway = name, up = record.up, incarnation = record.incarnation, "gateway");
+            } else {
+                tracing::debug!(gateway = name, up = record.up, incarnation = record.incarnation, "gateway");
+            }
             gateway.record = record;
         }
         Ok(PresenceOutcome::Noted)
@@ -262,10 +327,11 @@ mod tests {
 
     #[test]
     fn first_use_binds_name_and_key_for_good() {
-        let (mut registry, journal) = open(Admission::FirstUse);
+        let (mut registry, mut journal) = open(Admission::FirstUse);
         assert!(registry.admits("new", &[2; 32]).is_ok());
         registry.accepted("new", &[2; 32], record(2), 0);
         journal.put_gateway("new", &record(2)).unwrap();
+        journal.commit().unwrap();
         let reopened = Registry::open(&settings(Admission::FirstUse), &journal).unwrap();
         for registry in [registry, reopened] {
             assert!(registry.admits("new", &[2; 32]).is_ok());
@@ -278,7 +344,7 @@ mod tests {
 
     #[test]
     fn invariant_03_the_registry_is_bounded() {
-        let (mut registry, journal) = open(Admission::FirstUse);
+        let (mut registry, mut journal) = open(Admission::FirstUse);
         for i in 0..MAX_GATEWAYS {
             let mut key = [7; 32];
             key[..8].copy_from_slice(&(i as u64).to_le_bytes());
@@ -286,16 +352,16 @@ mod tests {
         }
         assert!(registry.admits("more", &[9; 32]).is_err());
         let birth = br#"{"state":"down","incarnation":1}"#;
-        assert_eq!(registry.presence(&journal, "more", birth, 0).unwrap(), PresenceOutcome::NotAdmitted);
+        assert_eq!(registry.presence(&mut journal, "more", birth, 0).unwrap(), PresenceOutcome::NotAdmitted);
         assert_eq!(registry.spend("more", 1, 0), None);
     }
 
     #[test]
     fn invented_names_are_not_written_and_give_way() {
-        let (mut registry, journal) = open(Admission::FirstUse);
+        let (mut registry, mut journal) = open(Admission::FirstUse);
         let birth = br#"{"state":"up","incarnation":1,"version":"1","key":"","backbones":[],"tasks":[]}"#;
         for i in 0..MAX_GATEWAYS + 10 {
-            let noted = registry.presence(&journal, &format!("g{i}"), birth, i as u64).unwrap();
+            let noted = registry.presence(&mut journal, &format!("g{i}"), birth, i as u64).unwrap();
             assert_eq!(noted, PresenceOutcome::Noted);
         }
         assert_eq!((registry.gateways.len(), journal.gateways().unwrap().len()), (MAX_GATEWAYS, 0));
@@ -304,9 +370,10 @@ mod tests {
 
     #[test]
     fn a_gateway_that_is_no_longer_listed_gets_nothing() {
-        let (mut registry, journal) = open(Admission::FirstUse);
+        let (mut registry, mut journal) = open(Admission::FirstUse);
         registry.accepted("old", &[2; 32], record(2), 0);
         journal.put_gateway("old", &record(2)).unwrap();
+        journal.commit().unwrap();
         let mut registry = Registry::open(&settings(Admission::Listed), &journal).unwrap();
         assert!(registry.admits("old", &[2; 32]).is_err());
         assert_eq!((registry.spend("old", 1, 0), registry.report("old", b"{}")), (None, false));
@@ -326,7 +393,14 @@ mod tests {
     #[test]
     fn reports_are_bounded_objects_of_known_gateways() {
         let (mut registry, _) = open(Admission::Listed);
-        assert!(registry.report("listed", br#"{"rss_mb":12}"#));
+        let report = br#"{"rss_bytes":12,"uplink":{"bytes_up":3,"connects":1},"outbox":{"entries":2},
+            "refusals":{"too_large":1,"bad_frame":4},"degraded":null,"tasks":{}}"#;
+        assert!(registry.report("listed", report));
+        let vitals =
+            Vitals { rss_bytes: 12, bytes_up: 3, outbox_entries: 2, refusals: 5, ..Vitals::default() };
+        assert_eq!(registry.gateways["listed"].vitals, Some(vitals));
+        assert!(!registry.report("listed", br#"{"rss_bytes":"many"}"#));
+        assert_eq!(registry.gateways["listed"].vitals, Some(vitals), "the last good one stays");
         assert!(!registry.report("listed", b"[1]"));
         assert!(!registry.report("listed", &[b' '; MAX_REPORT + 1]));
         assert!(!registry.report("other", b"{}"));

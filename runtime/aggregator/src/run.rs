@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use loadonce_link::{Event, Link, LinkConfig, LinkError, LinkHandle, Qos};
@@ -12,7 +13,9 @@ use loadonce_wire::limits::MAX_MQTT_PACKET;
 use loadonce_wire::topic::PREFIX;
 use serde::Serialize;
 use thiserror::Error;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::aggregator::{Aggregator, OpenError};
@@ -27,8 +30,16 @@ const CACHE_BYTES: usize = 16 * 1024 * 1024;
 const TICK: Duration = Duration::from_millis(200);
 /// How often `figures.json` is written.
 const FIGURES: Duration = Duration::from_secs(2);
+/// Writing it takes at most one part in this many of the time: it lists every gateway.
+const FIGURES_SHARE: u32 = 100;
 /// Bytes that may wait for the broker: the largest answer to a block request, with room to spare.
 const QUEUE_BYTES: usize = 8 * 1024 * 1024;
+/// Messages that are made durable together, and their bytes.
+const MAX_BATCH: usize = 256;
+const BATCH_BYTES: usize = 8 * 1024 * 1024;
+/// Bytes of messages that wait in the link. Above half of it the link stops reading, but not while acknowledgements
+/// wait for the broker's confirmation, which comes behind the messages: a broker has some dozens of them under way.
+const EVENT_BYTES: usize = 16 * 1024 * 1024;
 
 /// Why the aggregator stopped.
 #[derive(Debug, Error)]
@@ -64,6 +75,12 @@ pub enum RunError {
     /// The link ended by itself.
     #[error("the link to the broker ended unexpectedly; restart the aggregator")]
     LinkEnded,
+    /// The operating system gave no thread.
+    #[error("the system gives no thread: {0}; raise the limit of threads")]
+    Thread(io::Error),
+    /// The core's thread panicked: a defect.
+    #[error("the aggregator's core ended unexpectedly; please report the log above")]
+    Defect,
     /// The operating system refused signals.
     #[error("signals cannot be received: {0}; restart the aggregator")]
     Signals(io::Error),
@@ -85,106 +102,230 @@ fn identity(state: &Path) -> Result<Identity, RunError> {
     }
 }
 
+/// What the core's thread is told.
+enum Input {
+    Event(Event, OwnedSemaphorePermit),
+    /// Look at the clock.
+    Tick,
+    Stop,
+}
+
 /// Runs until SIGINT or SIGTERM. Needs a tokio runtime with time and I/O.
+///
+/// The core has a thread of its own, so that the link goes on reading while a batch is made durable.
 pub async fn run(config: Config) -> Result<(), RunError> {
     let start = Instant::now();
-    let now = || start.elapsed().as_millis() as u64;
     let identity = identity(&config.state)?;
     tracing::info!(site = config.settings.site, key = encode_hex(&identity.public()), "aggregator starts");
     let database = Database::open(&config.state.join("aggregator.redb"), CACHE_BYTES)?;
     let site = config.settings.site.clone();
-    let mut core = Aggregator::open(config.settings, identity, database, now())?;
+    let core = Aggregator::open(config.settings, identity, database, 0)?;
 
     let mut link_config = LinkConfig::new(&config.broker, &format!("{site}.aggregator"), MAX_MQTT_PACKET)?;
     link_config.credentials = config.credentials;
-    link_config.queue_messages = 256;
+    link_config.queue_messages = 2 * MAX_BATCH;
     link_config.queue_bytes = QUEUE_BYTES;
+    link_config.event_bytes = EVENT_BYTES;
     link_config.subscriptions = ["state", "up", "report"]
         .map(|level| {
             let qos = if level == "report" { Qos::AtMostOnce } else { Qos::AtLeastOnce };
             (format!("{PREFIX}/{site}/gw/+/{level}"), qos)
         })
         .into();
-    let (link, mut events) = Link::start(link_config)?;
+    let (link, events) = Link::start(link_config)?;
 
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signals)?;
-    let mut tick = interval(TICK);
-    let mut figures = interval(FIGURES);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    figures.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let figures_path = config.state.join("figures.json");
-    let mut figures_failed = false;
-    loop {
-        let out = tokio::select! {
-            event = events.recv() => take(&mut core, event.ok_or(RunError::LinkEnded)?, now())?,
-            _ = tick.tick() => Vec::new(),
-            _ = figures.tick() => {
-                let written = write_figures(&figures_path, core.figures(now()), start, &link);
-                if let (Err(error), false) = (&written, figures_failed) {
-                    tracing::warn!(path = %figures_path.display(), %error, "figures are not written");
-                }
-                figures_failed = written.is_err();
-                Vec::new()
-            }
-            _ = interrupt.recv() => break,
-            _ = terminate.recv() => break,
-        };
-        publish(&link, out).await;
-        let due = core.on_tick(now())?;
-        publish(&link, due).await;
-    }
+    let (inputs, inbox) = mpsc::channel(MAX_BATCH);
+    let mut forward = tokio::spawn(forward(events, inputs.clone()));
+    let (ended, mut end) = oneshot::channel();
+    let desk = Desk {
+        core,
+        inbox,
+        link: link.clone(),
+        handle: Handle::current(),
+        start,
+        figures: FiguresSchedule { path: config.state.join("figures.json"), due: start, failed: false },
+    };
+    let thread = std::thread::Builder::new()
+        .name("core".into())
+        // The receiver outlives the thread; if not, nobody is left to tell.
+        .spawn(move || drop(ended.send(desk.run())))
+        .map_err(RunError::Thread)?;
+    let result = tokio::select! {
+        result = &mut end => result.map_err(|_| RunError::Defect)?,
+        _ = &mut forward => Err(RunError::LinkEnded),
+        _ = interrupt.recv() => stop(&inputs, end).await,
+        _ = terminate.recv() => stop(&inputs, end).await,
+    };
     tracing::info!("aggregator stops");
-    // The last word: what the newest figures do not tell yet.
-    let written = write_figures(&figures_path, core.figures(now()), start, &link);
     link.close().await;
-    if let Err(error) = written {
-        tracing::warn!(path = %figures_path.display(), %error, "figures are not written");
-    }
-    Ok(())
+    forward.abort();
+    drop(inputs);
+    thread.join().map_err(|_| RunError::Defect)?;
+    result
 }
 
-fn take(core: &mut Aggregator, event: Event, now_ms: u64) -> Result<Vec<Outgoing>, JournalError> {
-    match event {
-        Event::Connected { .. } => {
-            tracing::info!("connected to the broker");
-            return Ok(core.on_connected(now_ms));
-        }
-        Event::Message { topic, payload, .. } => return core.on_message(&topic, &payload, now_ms),
-        Event::Disconnected { reason, retry_in } => {
-            tracing::warn!(reason, ?retry_in, "not connected to the broker");
-        }
-        Event::SubscriptionRefused { topic } => {
-            tracing::error!(
-                topic,
-                "the broker refused a subscription; allow it in the broker's access rules"
-            );
-        }
-        Event::Oversized { topic, bytes } => {
-            core.on_taken_out("oversized");
-            tracing::warn!(topic, bytes, "a message was too large and was dropped");
-        }
-        Event::Malformed { topic, bytes } => {
-            core.on_taken_out("malformed_packet");
-            tracing::warn!(topic, bytes, "a message broke the protocol and was dropped");
-        }
-        _ => {}
-    }
-    Ok(Vec::new())
+async fn stop(
+    inputs: &mpsc::Sender<Input>,
+    end: oneshot::Receiver<Result<(), RunError>>,
+) -> Result<(), RunError> {
+    // A thread that has ended says why.
+    let _heard = inputs.send(Input::Stop).await;
+    end.await.map_err(|_| RunError::Defect)?
 }
 
-/// Hands messages to the link. One that cannot be sent is dropped: contributions come again, and what is
-/// current is published at the next connection.
-async fn publish(link: &LinkHandle, messages: Vec<Outgoing>) {
-    for Outgoing { topic, payload, retain, note } in messages {
-        match link.publish(topic.as_str(), payload, Qos::AtLeastOnce, retain).await {
-            Ok(()) => {
-                if let Some(note) = note {
-                    note.log();
+/// Hands the link's events to the core, a bounded number and bytes of them; beyond that the link's own bound holds.
+async fn forward(mut events: mpsc::Receiver<Event>, inputs: mpsc::Sender<Input>) {
+    let room = Arc::new(Semaphore::new(BATCH_BYTES));
+    let mut tick = interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let input = tokio::select! {
+            event = events.recv() => {
+                let Some(event) = event else { return };
+                let bytes = match &event {
+                    Event::Message { payload, .. } => payload.len().clamp(1, BATCH_BYTES),
+                    _ => 1,
+                };
+                let held = Arc::clone(&room).acquire_many_owned(bytes as u32).await;
+                Input::Event(event, held.expect("the semaphore is never closed"))
+            }
+            _ = tick.tick() => Input::Tick,
+        };
+        if inputs.send(input).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// When `figures.json` is written: every two seconds, and less often where writing it takes long.
+struct FiguresSchedule {
+    path: PathBuf,
+    due: Instant,
+    failed: bool,
+}
+
+/// The core's thread.
+struct Desk {
+    core: Aggregator,
+    inbox: mpsc::Receiver<Input>,
+    link: LinkHandle,
+    handle: Handle,
+    start: Instant,
+    figures: FiguresSchedule,
+}
+
+impl Desk {
+    fn now(&self) -> u64 {
+        self.start.elapsed().as_millis() as u64
+    }
+
+    fn run(mut self) -> Result<(), RunError> {
+        let mut batch = Vec::with_capacity(MAX_BATCH);
+        let mut going = true;
+        while going && self.inbox.blocking_recv_many(&mut batch, MAX_BATCH) > 0 {
+            let mut messages = Vec::with_capacity(batch.len());
+            // Their room is given back when they are dealt with.
+            let mut held = Vec::with_capacity(batch.len());
+            for input in batch.drain(..) {
+                match input {
+                    Input::Event(Event::Message { topic, payload, .. }, room) => {
+                        messages.push((topic, payload));
+                        held.push(room);
+                    }
+                    Input::Event(event, _) => {
+                        let before = std::mem::take(&mut messages);
+                        self.take(&before)?;
+                        self.note(event);
+                    }
+                    Input::Tick => {}
+                    Input::Stop => going = false,
                 }
             }
-            Err(error) => tracing::debug!(topic, %error, "a message was not sent"),
+            self.take(&messages)?;
+            drop((messages, held));
+            let due = self.core.on_tick(self.now())?;
+            self.publish(due);
+            if self.figures.due <= Instant::now() {
+                self.write_figures();
+            }
         }
+        // The last word: what the newest figures do not tell yet.
+        self.write_figures();
+        Ok(())
+    }
+
+    fn take(&mut self, messages: &[(String, Vec<u8>)]) -> Result<(), RunError> {
+        if messages.is_empty() {
+            return Ok(());
+        }
+        let now = self.now();
+        let out = self
+            .core
+            .on_batch(messages.iter().map(|(topic, payload)| (topic.as_str(), payload.as_slice())), now)?;
+        self.publish(out);
+        Ok(())
+    }
+
+    fn note(&mut self, event: Event) {
+        match event {
+            Event::Connected { .. } => {
+                tracing::info!("connected to the broker");
+                let current = self.core.on_connected(self.now());
+                self.publish(current);
+            }
+            Event::Disconnected { reason, retry_in } => {
+                tracing::warn!(reason, ?retry_in, "not connected to the broker");
+            }
+            Event::SubscriptionRefused { topic } => {
+                tracing::error!(
+                    topic,
+                    "the broker refused a subscription; allow it in the broker's access rules"
+                );
+            }
+            Event::Oversized { topic, bytes } => {
+                self.core.on_taken_out("oversized");
+                tracing::warn!(topic, bytes, "a message was too large and was dropped");
+            }
+            Event::Malformed { topic, bytes } => {
+                self.core.on_taken_out("malformed_packet");
+                tracing::warn!(topic, bytes, "a message broke the protocol and was dropped");
+            }
+            _ => {}
+        }
+    }
+
+    /// Hands messages to the link. One that cannot be sent is dropped: contributions come again, and what is
+    /// current is published at the next connection.
+    fn publish(&self, messages: Vec<Outgoing>) {
+        if messages.is_empty() {
+            return;
+        }
+        self.handle.block_on(async {
+            for Outgoing { topic, payload, retain, note } in messages {
+                match self.link.publish(topic.as_str(), payload, Qos::AtLeastOnce, retain).await {
+                    Ok(()) => {
+                        if let Some(note) = note {
+                            note.log();
+                        }
+                    }
+                    Err(error) => tracing::debug!(topic, %error, "a message was not sent"),
+                }
+            }
+        });
+    }
+
+    fn write_figures(&mut self) {
+        let begun = Instant::now();
+        let figures = self.core.figures(self.now());
+        let path = &self.figures.path;
+        let written = write_figures(path, figures, self.start, &self.link);
+        if let (Err(error), false) = (&written, self.figures.failed) {
+            tracing::warn!(path = %path.display(), %error, "figures are not written");
+        }
+        self.figures.failed = written.is_err();
+        self.figures.due = begun + FIGURES.max(FIGURES_SHARE * begun.elapsed());
     }
 }
 

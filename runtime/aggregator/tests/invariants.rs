@@ -10,10 +10,13 @@ use common::{
 };
 use loadonce_aggregator::{Admission, Aggregator, Settings};
 use loadonce_control::{MANIFEST_DOMAIN, Signed, TaskManifest, Wants};
+use loadonce_delivery::frames::{self, read_status};
 use loadonce_delta::{Codec, encode_sums};
 use loadonce_module::ModuleFile;
 use loadonce_store::crash::PowerCutDisk;
 use loadonce_trust::{decode_hex, encode_hex, hash};
+use loadonce_wire::chunks::{CHUNK, range};
+use loadonce_wire::limits::MAX_BLOB;
 use loadonce_wire::{ContributionKind, Frame, Kind, Name, Reason, Status, Topic};
 
 /// A change to a contribution before it is signed.
@@ -138,10 +141,10 @@ fn invariant_05_signature_and_hash_before_decompression() {
     assert_eq!((send(&mut core, &gateway, &forged), ignored(&core, "bad_signature")), (None, 1));
     assert_eq!(core.figures(0).transfers_open, 0);
 
-    // A blob that is not the one that was signed.
+    // A blob that is not the one that was signed; of several chunks, see below.
     let mut swapped = entry(&mut gateway, |_| {}, &bomb);
     swapped.blob[100] ^= 1;
-    assert_eq!((send(&mut core, &gateway, &swapped), ignored(&core, "bad_hash")), (None, 1));
+    assert_eq!((send(&mut core, &gateway, &swapped), ignored(&core, "bad_signature")), (None, 2));
 
     // Properly signed: decompression is bounded by what the shape says, whatever the blob would become.
     let honest = entry(&mut gateway, |_| {}, &bomb);
@@ -181,16 +184,15 @@ fn invariant_10_bad_messages_are_refused_counted_and_survived() {
     // Frames that are sound in themselves and wrong as a whole.
     let whole = Frame::decode(&good).unwrap();
     let wrong = [
-        Frame { kind: Kind::Ack, flags: 0, ..whole },
-        Frame { kind: Kind::Block, flags: 0, ..whole },
-        Frame { kind: Kind::BlockRequest, flags: 0, ..whole },
-        Frame { flags: 0, ..whole },
-        Frame { flags: 0, offset: 1, ..whole },
-        Frame { epoch: 7, ..whole },
-        Frame { sequence: 7, ..whole },
-        Frame { offset: 7, ..whole },
+        Frame { kind: Kind::Ack, ..whole },
+        Frame { kind: Kind::Block, ..whole },
+        Frame { kind: Kind::Status, ..whole },
+        Frame { kind: Kind::BlockRequest, ..whole },
+        Frame { kind: Kind::Chunk, ..whole },
+        Frame { kind: Kind::Offer, ..whole },
+        Frame { index: 1, ..whole },
         Frame { total: whole.total + 1, ..whole },
-        Frame { transfer: [0; 16], ..whole },
+        Frame { transfer: [0; 8], ..whole },
         Frame { payload: &[], ..whole },
         Frame { payload: &[0xff, 0xff, 1], ..whole },
         Frame { payload: &[2, 0, 1, 1], ..whole },
@@ -198,7 +200,14 @@ fn invariant_10_bad_messages_are_refused_counted_and_survived() {
     for frame in &wrong {
         assert!(core.on_message(&up, &encode(frame), 0).unwrap().is_empty(), "{frame:?}");
     }
-    for (why, count) in [("unexpected_kind", 2), ("malformed_request", 1), ("orphan_chunk", 1)] {
+    let counts = [
+        ("unexpected_kind", 3),
+        ("malformed_request", 1),
+        ("orphan_chunk", 1),
+        ("malformed_manifest", 1),
+        ("bad_signature", 1),
+    ];
+    for (why, count) in counts {
         assert_eq!(ignored(&core, why), count, "{why}");
     }
     for topic in ["", "x", "loadonce/v1/plant", "loadonce/v1/other/gw/g1/up", "loadonce/v1/plant/gw/g+/up"] {
@@ -352,8 +361,9 @@ fn fetch(core: &mut Aggregator, module: [u8; 32], bytes: u32) -> Vec<u8> {
         for message in &out {
             let frame = Frame::decode(&message.payload).unwrap();
             assert_eq!((frame.kind, frame.total), (Kind::Block, bytes));
-            assert_eq!(frame.transfer, module[..16]);
-            file[frame.offset as usize..][..frame.payload.len()].copy_from_slice(frame.payload);
+            assert_eq!(frame.transfer, module[..8]);
+            file[range(bytes as usize, CHUNK, usize::from(frame.index)).unwrap()]
+                .copy_from_slice(frame.payload);
         }
     }
     assert_eq!(hash(&file), module);
@@ -457,16 +467,78 @@ fn pieces_of_a_large_step_come_in_any_order_and_twice() {
         .collect();
     let entry = gateways[0].step_of(&task, base, Codec::StepF32, &step);
     let frames = entry.frames();
-    assert!(frames.len() >= 2);
+    assert!(frames.len() >= 4);
+    let (offer, chunks) = frames.split_first().unwrap();
     let up = gateways[0].topic();
-    let mut say = |frame: &[u8]| core.on_message(&up, frame, 0).unwrap();
-    assert!(say(&frames[1]).is_empty(), "before its manifest it is an orphan");
-    assert!(say(&frames[0]).is_empty());
-    assert!(say(&frames[0]).is_empty());
+    let say = |core: &mut Aggregator, frame: &[u8]| core.on_message(&up, frame, 0).unwrap();
+    let held = |core: &mut Aggregator| {
+        let out = say(core, offer);
+        let frame = Frame::decode(&out[0].payload).unwrap();
+        assert_eq!((out.len(), frame.transfer), (1, entry.transfer()));
+        let held = read_status(&frame).unwrap();
+        (0..held.count()).filter(|&index| held.has(index)).collect::<Vec<_>>()
+    };
+    assert!(say(&mut core, &chunks[0]).is_empty(), "before its offer it is an orphan");
+    assert_eq!(held(&mut core), []);
+    for _ in 0..2 {
+        assert!(say(&mut core, &chunks[2]).is_empty());
+        assert!(say(&mut core, &chunks[0]).is_empty());
+    }
+    // The line is cut. Whoever offers it again hears what need not be sent again.
+    assert_eq!(held(&mut core), [0, 2]);
     let mut answers = Vec::new();
-    for frame in frames[1..].iter().rev() {
-        answers.extend(say(frame));
+    for (index, chunk) in chunks.iter().enumerate().rev() {
+        if ![0, 2].contains(&index) {
+            answers.extend(say(&mut core, chunk));
+        }
     }
     assert_eq!(answers.len(), 1);
-    assert_eq!(read_ack(&answers[0]).status, Status::Accepted);
+    assert_eq!(read_ack(&answers[0], &entry).status, Status::Accepted);
+    core.on_tick(60_000).unwrap();
+    if !cfg!(feature = "fault-no-dedup") {
+        let again = say(&mut core, offer);
+        assert_eq!(read_ack(&again[0], &entry).status, Status::Duplicate, "and nothing has to be sent");
+    }
+
+    // Chunks that are not what was signed.
+    let mut swapped = gateways[1].step_of(&task, base, Codec::StepF32, &step);
+    swapped.blob[20_000] ^= 1;
+    assert_eq!((send(&mut core, &gateways[1], &swapped), ignored(&core, "bad_hash")), (None, 1));
+    swapped.blob[20_000] ^= 1;
+    assert_eq!(send(&mut core, &gateways[1], &swapped), ACCEPTED);
+    assert_eq!(core.figures(0).transfers_open, 0);
+}
+
+#[test]
+fn invariant_03_who_finds_no_room_is_asked_to_wait_and_keeps_everything() {
+    let toml = DIGITS
+        .replace("rank = 2, features = 4", "rank = 64, features = 256")
+        .replace("modality = \"picture\"", "modality = \"window\", channels = 2");
+    let task = task(&toml);
+    let mut core = open(settings(&[&toml]));
+    let (mut gateways, base) = first_version(&mut core, &task);
+    // Offers of the largest blobs, from more gateways than there is memory for.
+    let mut busy = 0;
+    for number in 10..30 {
+        let mut gateway = Gateway::new(number);
+        let blob = vec![number; 4 * task.shape.parameters()];
+        let mut manifest = gateway.manifest(&task, ContributionKind::Step, Codec::StepF32, blob.len(), &blob);
+        (manifest.base_version, manifest.base_hash) = base;
+        manifest.blob_bytes = MAX_BLOB as u32;
+        let entry = Entry::signed(&gateway.identity, manifest, blob);
+        let offer = frames::offer(entry.transfer(), &entry.encoded, MAX_BLOB);
+        let out = core.on_message(&gateway.topic(), &offer, 0).unwrap();
+        if Frame::decode(&out[0].payload).unwrap().kind == Kind::Ack {
+            let ack = read_ack(&out[0], &entry);
+            assert_eq!((ack.status, ack.reason), (Status::Refused, Reason::Busy));
+            assert!(ack.wait_s > 0);
+            busy += 1;
+        }
+    }
+    let figures = core.figures(0);
+    assert!(figures.transfers_bytes <= 32 * 1024 * 1024 && figures.transfers_open == 7);
+    assert_eq!((busy, figures.transfers_turned_away, figures.transfers_dropped), (13, 13, 0));
+    // What needs no memory is as welcome as ever.
+    let sum = gateways[0].sum(&task);
+    assert!(sum.frames().len() == 1 && send(&mut core, &gateways[0], &sum) == ACCEPTED);
 }

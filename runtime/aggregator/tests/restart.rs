@@ -30,6 +30,8 @@ struct Site {
     messages: u64,
     /// Outgoing messages of the message with this number are lost, and the aggregator starts over.
     lose_answers_at: Option<u64>,
+    /// All gateways' messages come together, and each of them twice.
+    batched: bool,
     seed: u64,
     restarts: u64,
 }
@@ -42,7 +44,18 @@ impl Site {
             let sum = gateway.sum(&task);
             gateway.outbox.push(sum);
         }
-        Self { task, gateways, disk, core: None, now_ms: 0, messages: 0, lose_answers_at, seed, restarts: 0 }
+        Self {
+            task,
+            gateways,
+            disk,
+            core: None,
+            now_ms: 0,
+            messages: 0,
+            lose_answers_at,
+            batched: false,
+            seed,
+            restarts: 0,
+        }
     }
 
     /// Runs until the lineage rests and every outbox is empty.
@@ -57,6 +70,11 @@ impl Site {
                 self.start();
                 continue;
             }
+            if self.batched {
+                self.batch();
+                self.step(Aggregator::on_tick);
+                continue;
+            }
             for at in 0..self.gateways.len() {
                 for entry in self.gateways[at].outbox.clone() {
                     for frame in entry.frames() {
@@ -68,6 +86,18 @@ impl Site {
             self.step(Aggregator::on_tick);
         }
         panic!("a contribution was lost: after {} restarts the lineage does not get on", self.restarts)
+    }
+
+    fn batch(&mut self) {
+        let mut messages = Vec::new();
+        for gateway in &self.gateways {
+            for frame in gateway.outbox.iter().flat_map(|entry| entry.frames()) {
+                messages.extend([(gateway.topic(), frame.clone()), (gateway.topic(), frame)]);
+            }
+        }
+        self.step(|core, now| {
+            core.on_batch(messages.iter().map(|(topic, frame)| (topic.as_str(), frame.as_slice())), now)
+        });
     }
 
     fn start(&mut self) {
@@ -167,5 +197,29 @@ fn invariant_02_answers_lost_at_any_message_lead_to_the_same_lineage() {
     for at in 1..=messages {
         let (outcome, _) = Site::new(disk(), Some(at), 0).run();
         assert_eq!(outcome, expected, "answers to message {at} lost");
+    }
+}
+
+#[test]
+#[cfg_attr(feature = "fault-ack-before-persist", should_panic(expected = "a contribution was lost"))]
+#[cfg_attr(
+    all(feature = "fault-no-dedup", not(feature = "fault-ack-before-persist")),
+    should_panic(expected = "together")
+)]
+fn invariant_02_a_power_cut_at_any_write_of_a_batch_leads_to_the_same_lineage() {
+    let (expected, _, operations) = undisturbed();
+    let batched = |disk| Site { batched: true, ..Site::new(disk, None, 1) };
+    let whole = disk();
+    let (outcome, _) = batched(whole.clone()).run();
+    assert_eq!(outcome, expected, "messages that come together");
+    assert!(whole.operations() < operations, "{} operations, one by one {operations}", whole.operations());
+    for cut in 1..=whole.operations() {
+        let disk = disk();
+        disk.cut_power_at(cut);
+        assert_eq!(
+            batched(disk).run().0,
+            expected,
+            "messages that come together, power cut at operation {cut}"
+        );
     }
 }

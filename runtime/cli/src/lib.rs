@@ -6,5 +6,6 @@ pub mod demo;
 pub mod evaluate;
 pub mod feed;
 mod library;
+pub mod sim;
 
 pub use data::DataError;

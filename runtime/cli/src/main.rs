@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use loadonce_cli::demo::{self, DemoError};
-use loadonce_cli::{bench, evaluate, feed};
+use loadonce_cli::{bench, evaluate, feed, sim};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -26,6 +26,8 @@ enum Command {
     Evaluate(evaluate::Options),
     /// Times every exit of a backbone on this machine
     Bench(bench::Options),
+    /// Simulates a fleet of gateways against a running broker and aggregator, and checks what comes of it
+    Sim(sim::Options),
     /// Becomes PROGRAM, ended by the kernel when PARENT ends
     #[command(hide = true)]
     Tied {
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
             return ended(evaluate::run(&options), evaluate::EvaluateError::exit_code);
         }
         Command::Bench(options) => return ended(bench::run(&options), bench::BenchError::exit_code),
+        Command::Sim(options) => return ended(sim::run(&options), sim::SimError::exit_code),
         Command::Tied { parent, program, arguments } => {
             let error = demo::become_tied(parent, &program, &arguments);
             Err(DemoError::File { doing: "start", path: program, source: error })

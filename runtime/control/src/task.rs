@@ -121,11 +121,23 @@ pub struct SyncPolicy {
     pub min_labels: usize,
     /// Share of samples held out for good, 0 to 0.5.
     pub heldout: f64,
+    /// Seconds over which gateways that return at the same time spread themselves: the fleet's size divided by the
+    /// returns a second that broker and aggregator are to see.
+    #[serde(skip_serializing_if = "usual_spread")]
+    pub spread_s: f64,
+}
+
+/// Of ten gateways none waits long, and of a hundred fifty return in a second.
+const SPREAD_S: f64 = 2.0;
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn usual_spread(spread_s: &f64) -> bool {
+    spread_s.to_bits() == SPREAD_S.to_bits()
 }
 
 impl Default for SyncPolicy {
     fn default() -> Self {
-        Self { settle_s: 30.0, min_labels: 2, heldout: 0.2 }
+        Self { settle_s: 30.0, min_labels: 2, heldout: 0.2, spread_s: SPREAD_S }
     }
 }
 
@@ -261,6 +273,7 @@ impl TaskManifest {
         check("exits.tolerance", &tolerance, tolerance > 0.0 && tolerance <= 100.0, "above 0, at most 100")?;
         check("sync.heldout", &s.heldout, (0.0..=0.5).contains(&s.heldout), "0 to 0.5")?;
         check("sync.settle_s", &s.settle_s, (0.0..=86_400.0).contains(&s.settle_s), "0 to 86400")?;
+        check("sync.spread_s", &s.spread_s, (0.0..=3600.0).contains(&s.spread_s), "0 to 3600")?;
         check("rounds.quorum", &r.quorum, r.quorum >= 1, "at least 1")?;
         check("rounds.minimum", &r.minimum, (1..=r.quorum).contains(&r.minimum), "1 to rounds.quorum")?;
         check("rounds.max_norm", &r.max_norm, r.max_norm > 0.0 && r.max_norm.is_finite(), "above 0")?;

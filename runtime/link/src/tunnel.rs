@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use rustix::net::sockopt::set_tcp_user_timeout;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
@@ -19,6 +20,9 @@ use crate::filter::Downstream;
 use crate::stats::Counters;
 
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long what was written may stay unconfirmed by the other side's TCP before the line counts as dead: some dozen
+/// repetitions on a bad line, where the kernel's own patience is a quarter of an hour.
+const UNCONFIRMED: Duration = Duration::from_mins(2);
 /// How long the broker may take to close its side after ours.
 pub(crate) const LINGER: Duration = Duration::from_secs(2);
 const BUFFER: usize = 16 * 1024;
@@ -36,6 +40,8 @@ impl Dialer {
             .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no answer within 10 s"))??;
         // Control packets are small and somebody waits for each of them.
         stream.set_nodelay(true)?;
+        // Pings may be rare: whoever writes into a dead line hears of it all the same.
+        set_tcp_user_timeout(&stream, UNCONFIRMED.as_millis() as u32)?;
         Counters::add(&counters.connects, 1);
         Ok(Counted { stream, counters: Arc::clone(counters) })
     }

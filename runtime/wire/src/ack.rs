@@ -4,9 +4,11 @@ use crate::read::{Reader, WireError, Writer};
 use crate::{Bytes32, Signature};
 
 /// Encoded length in bytes.
-pub const ACK_BYTES: usize = 32 + 8 + 8 + 32 + 4 + 64;
+pub const ACK_BYTES: usize = 8 + 8 + 4 + 64;
+/// Bytes that the signature covers, after [`DOMAIN`].
+pub const SIGNED_BYTES: usize = 32 + 8 + 8 + 32 + 4;
 /// Domain prefix of the signature.
-pub const DOMAIN: &[u8] = b"loadonce ack v1\0";
+pub const DOMAIN: &[u8] = b"loadonce ack v2\0";
 
 /// What became of a contribution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -70,28 +72,51 @@ reasons! {
     OverNorm = 11, "over_norm";
     /// The task takes no contribution of this kind now.
     RoundClosed = 12, "round_closed";
+    /// Too many come at once. The entry is kept; the gateway waits as long as the answer says.
+    Busy = 13, "busy";
 }
 
-/// See the module's documentation.
+/// See the module's documentation. Gateway key and blob hash are signed and not sent: the gateway has both, in the
+/// outbox entry that it would delete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ack {
-    /// The gateway's key.
-    pub key: Bytes32,
     /// The contribution's epoch.
     pub epoch: u64,
     /// The contribution's sequence.
     pub sequence: u64,
-    /// blake3 of the blob that is acknowledged: an ack deletes data, so it names what it means.
-    pub blob_hash: Bytes32,
     /// Outcome.
     pub status: Status,
     /// Why, when refused.
     pub reason: Reason,
-    /// The aggregator's signature over [`DOMAIN`] and everything before it.
+    /// Seconds to wait before anything is offered again; only with [`Reason::Busy`], else 0.
+    pub wait_s: u16,
+    /// The aggregator's signature over [`DOMAIN`] and [`signed`](Self::signed).
     pub signature: Signature,
 }
 
 impl Ack {
+    /// What the signature covers: whose contribution it was, which, and with what content. An acknowledgement
+    /// deletes data, so it names what it means.
+    ///
+    /// # Panics
+    /// Never: the array is exactly as long as the fields.
+    pub fn signed(&self, key: &Bytes32, blob_hash: &Bytes32) -> [u8; SIGNED_BYTES] {
+        let mut out = [0; SIGNED_BYTES];
+        let mut w = Writer::new(&mut out);
+        let [wait_low, wait_high] = self.wait_s.to_le_bytes();
+        let fields: [&[u8]; 5] = [
+            key,
+            &self.epoch.to_le_bytes(),
+            &self.sequence.to_le_bytes(),
+            blob_hash,
+            &[self.status as u8, self.reason as u8, wait_low, wait_high],
+        ];
+        for field in fields {
+            w.put(field).expect("SIGNED_BYTES is the sum of the fields");
+        }
+        out
+    }
+
     /// Encodes; the last 64 bytes are the signature.
     ///
     /// # Panics
@@ -99,12 +124,11 @@ impl Ack {
     pub fn encode(&self) -> [u8; ACK_BYTES] {
         let mut out = [0; ACK_BYTES];
         let mut w = Writer::new(&mut out);
-        let fields: [&[u8]; 6] = [
-            &self.key,
+        let [wait_low, wait_high] = self.wait_s.to_le_bytes();
+        let fields: [&[u8]; 4] = [
             &self.epoch.to_le_bytes(),
             &self.sequence.to_le_bytes(),
-            &self.blob_hash,
-            &[self.status as u8, self.reason as u8, 0, 0],
+            &[self.status as u8, self.reason as u8, wait_low, wait_high],
             &self.signature,
         ];
         for field in fields {
@@ -116,7 +140,7 @@ impl Ack {
     /// Decodes exactly one acknowledgement; the signature is not checked here.
     pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
         let mut r = Reader(bytes);
-        let (key, epoch, sequence, blob_hash) = (r.array()?, r.u64()?, r.u64()?, r.array()?);
+        let (epoch, sequence) = (r.u64()?, r.u64()?);
         let status = match r.u8()? {
             1 => Status::Accepted,
             2 => Status::Duplicate,
@@ -127,12 +151,13 @@ impl Ack {
         if (status == Status::Refused) == (reason == Reason::None) {
             return Err(WireError::BadField("reason"));
         }
-        if r.u16()? != 0 {
-            return Err(WireError::BadField("reserved"));
+        let wait_s = r.u16()?;
+        if (wait_s > 0) != (reason == Reason::Busy) {
+            return Err(WireError::BadField("wait"));
         }
         let signature = r.array()?;
         r.end()?;
-        Ok(Self { key, epoch, sequence, blob_hash, status, reason, signature })
+        Ok(Self { epoch, sequence, status, reason, wait_s, signature })
     }
 }
 
@@ -145,15 +170,8 @@ mod tests {
     fn round_trip_of_every_reason() {
         for &reason in Reason::ALL {
             let status = if reason == Reason::None { Status::Accepted } else { Status::Refused };
-            let ack = Ack {
-                key: [1; 32],
-                epoch: 2,
-                sequence: 3,
-                blob_hash: [4; 32],
-                status,
-                reason,
-                signature: [5; 64],
-            };
+            let wait_s = if reason == Reason::Busy { 700 } else { 0 };
+            let ack = Ack { epoch: 2, sequence: 3, status, reason, wait_s, signature: [5; 64] };
             assert_eq!(Ack::decode(&ack.encode()), Ok(ack));
         }
     }

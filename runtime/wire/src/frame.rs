@@ -5,46 +5,44 @@ use crate::limits::MAX_PAYLOAD;
 use crate::read::{Reader, WireError, Writer};
 
 /// First bytes of every frame.
-pub const MAGIC: [u8; 4] = *b"LDO1";
+pub const MAGIC: [u8; 3] = *b"LDO";
 /// Frame version this build speaks.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 /// Header length in bytes.
-pub const HEADER: usize = 60;
-/// Flag: the payload starts with a contribution manifest (u16 length, then its bytes).
-pub const FLAG_MANIFEST: u16 = 1;
+pub const HEADER: usize = 24;
 
-const CRC_AT: usize = 56;
+const CRC_AT: usize = 20;
 
 /// What a frame carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
-    /// A piece of a contribution's blob, gateway to aggregator.
+    /// A chunk of a contribution that was offered, gateway to aggregator.
     Chunk = 1,
     /// An application acknowledgement, aggregator to gateway.
     Ack = 2,
     /// A request for a piece of a module file, gateway to aggregator.
     BlockRequest = 3,
-    /// A piece of a module file, aggregator to gateway.
+    /// A chunk of a module file, aggregator to gateway.
     Block = 4,
+    /// The manifest of a contribution of several chunks, gateway to aggregator: which of them are there?
+    Offer = 5,
+    /// The answer: the bitmap of the chunks that are there, aggregator to gateway.
+    Status = 6,
+    /// A contribution of one chunk with its manifest, gateway to aggregator.
+    Whole = 7,
 }
 
-/// One decoded frame, borrowing its payload.
+/// One decoded frame, borrowing its payload. A frame is a whole MQTT message, which knows its own length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Frame<'a> {
     /// What the payload is.
     pub kind: Kind,
-    /// [`FLAG_MANIFEST`] or 0.
-    pub flags: u16,
+    /// Number of the chunk; 0 where there is none.
+    pub index: u16,
     /// The transfer this frame belongs to.
     pub transfer: TransferId,
-    /// The sender's store epoch (0 where it has none).
-    pub epoch: u64,
-    /// The sender's durable sequence (0 where it has none).
-    pub sequence: u64,
-    /// Where the payload's data starts in the blob, in bytes.
-    pub offset: u32,
-    /// Size of the whole blob in bytes.
+    /// Size of the whole blob in bytes; 0 where there is none.
     pub total: u32,
     /// The payload.
     pub payload: &'a [u8],
@@ -58,15 +56,11 @@ impl<'a> Frame<'a> {
         }
         let mut w = Writer::new(out);
         w.put(&MAGIC)?;
-        w.put(&[VERSION, self.kind as u8])?;
-        w.put(&self.flags.to_le_bytes())?;
+        w.put(&[VERSION, self.kind as u8, 0])?;
+        w.put(&self.index.to_le_bytes())?;
         w.put(&self.transfer)?;
-        w.put(&self.epoch.to_le_bytes())?;
-        w.put(&self.sequence.to_le_bytes())?;
-        w.put(&self.offset.to_le_bytes())?;
         w.put(&self.total.to_le_bytes())?;
-        w.put(&(self.payload.len() as u32).to_le_bytes())?;
-        w.put(&[0; 8])?; // reserved, then the checksum's place
+        w.put(&[0; 4])?; // the checksum's place
         w.put(self.payload)?;
         let length = w.len();
         let crc = checksum(&out[..CRC_AT], self.payload);
@@ -76,9 +70,9 @@ impl<'a> Frame<'a> {
 
     /// Decodes a whole message; anything that is not exactly one sound frame is refused.
     pub fn decode(bytes: &'a [u8]) -> Result<Self, WireError> {
-        let header = bytes.get(..HEADER).ok_or(WireError::Truncated)?;
-        let mut r = Reader(bytes);
-        if r.array::<4>()? != MAGIC {
+        let (header, payload) = bytes.split_at_checked(HEADER).ok_or(WireError::Truncated)?;
+        let mut r = Reader(header);
+        if r.array::<3>()? != MAGIC {
             return Err(WireError::BadMagic);
         }
         let version = r.u8()?;
@@ -90,31 +84,22 @@ impl<'a> Frame<'a> {
             2 => Kind::Ack,
             3 => Kind::BlockRequest,
             4 => Kind::Block,
+            5 => Kind::Offer,
+            6 => Kind::Status,
+            7 => Kind::Whole,
             _ => return Err(WireError::BadField("kind")),
         };
-        let flags = r.u16()?;
-        if flags & !FLAG_MANIFEST != 0 || (flags == FLAG_MANIFEST && kind != Kind::Chunk) {
-            return Err(WireError::BadField("flags"));
-        }
-        let transfer = r.array()?;
-        let epoch = r.u64()?;
-        let sequence = r.u64()?;
-        let offset = r.u32()?;
-        let total = r.u32()?;
-        let length = r.u32()? as usize;
-        if r.u32()? != 0 {
+        if r.u8()? != 0 {
             return Err(WireError::BadField("reserved"));
         }
-        let crc = r.u32()?;
-        if length > MAX_PAYLOAD {
+        let (index, transfer, total, crc) = (r.u16()?, r.array()?, r.u32()?, r.u32()?);
+        if payload.len() > MAX_PAYLOAD {
             return Err(WireError::TooLong("payload"));
         }
-        let payload = r.take(length)?;
-        r.end()?;
         if crc != checksum(&header[..CRC_AT], payload) {
             return Err(WireError::BadChecksum);
         }
-        Ok(Self { kind, flags, transfer, epoch, sequence, offset, total, payload })
+        Ok(Self { kind, index, transfer, total, payload })
     }
 }
 
@@ -135,9 +120,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn round_trip(transfer: [u8; 16], epoch: u64, sequence: u64, offset: u32, total: u32,
+        fn round_trip(transfer: [u8; 8], index: u16, total: u32,
                       payload in proptest::collection::vec(any::<u8>(), 0..2000)) {
-            let frame = Frame { kind: Kind::Chunk, flags: 0, transfer, epoch, sequence, offset, total, payload: &payload };
+            let frame = Frame { kind: Kind::Chunk, index, transfer, total, payload: &payload };
             let mut buffer = vec![0; HEADER + payload.len()];
             let length = frame.encode(&mut buffer).unwrap();
             prop_assert_eq!(length, buffer.len());
@@ -151,8 +136,7 @@ mod tests {
 
         #[test]
         fn one_flipped_bit_is_noticed(at in 0usize..(HEADER + 32) * 8) {
-            let frame = Frame { kind: Kind::Block, flags: 0, transfer: [7; 16], epoch: 1, sequence: 2, offset: 3,
-                                total: 99, payload: &[5; 32] };
+            let frame = Frame { kind: Kind::Block, index: 3, transfer: [7; 8], total: 99, payload: &[5; 32] };
             let mut buffer = vec![0; HEADER + 32];
             frame.encode(&mut buffer).unwrap();
             buffer[at / 8] ^= 1 << (at % 8);
@@ -163,16 +147,7 @@ mod tests {
     #[test]
     fn a_payload_over_the_limit_is_refused_by_both_sides() {
         let big = vec![0; MAX_PAYLOAD + 1];
-        let frame = Frame {
-            kind: Kind::Block,
-            flags: 0,
-            transfer: [0; 16],
-            epoch: 0,
-            sequence: 0,
-            offset: 0,
-            total: 0,
-            payload: &big,
-        };
+        let frame = Frame { kind: Kind::Block, index: 0, transfer: [0; 8], total: 0, payload: &big };
         let mut buffer = vec![0; big.len() + HEADER];
         assert_eq!(frame.encode(&mut buffer), Err(WireError::TooLong("payload")));
     }

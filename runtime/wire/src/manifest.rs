@@ -135,7 +135,7 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// The bytes whose blake3, cut to 16 bytes, is the transfer id: [`TRANSFER_DOMAIN`], key, epoch, sequence
+    /// The bytes whose blake3, cut to 8 bytes, is the transfer id: [`TRANSFER_DOMAIN`], key, epoch, sequence
     /// and blob hash.
     pub fn transfer_seed(&self) -> [u8; TRANSFER_DOMAIN.len() + 32 + 8 + 8 + 32] {
         let mut out = [0; TRANSFER_DOMAIN.len() + 80];

@@ -3,9 +3,13 @@
 #![allow(missing_docs)]
 
 use loadonce_wire::block::MAX_BLOCK_REQUEST;
-use loadonce_wire::frame::{FLAG_MANIFEST, HEADER};
+use loadonce_wire::chunks::{CHUNK, count};
+use loadonce_wire::frame::HEADER;
 use loadonce_wire::manifest::MAX_MANIFEST;
-use loadonce_wire::{Ack, BlockRequest, ContributionKind, Frame, Kind, Manifest, Name, Reason, Status};
+use loadonce_wire::{
+    Ack, BlockRequest, Chunks, ContributionKind, Frame, Kind, Manifest, Name, Reason, Status, TransferId,
+    Whole,
+};
 use std::path::PathBuf;
 
 fn golden(name: &str, bytes: &[u8]) {
@@ -17,6 +21,8 @@ fn golden(name: &str, bytes: &[u8]) {
     let kept = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     assert!(kept == bytes, "{name} is no longer encoded as it was shipped");
 }
+
+const TRANSFER: TransferId = [0, 1, 2, 3, 4, 5, 6, 7];
 
 fn bytes32(from: u8) -> [u8; 32] {
     std::array::from_fn(|i| from.wrapping_add(i as u8))
@@ -62,41 +68,49 @@ fn manifest_of_format_1() {
     assert_eq!(Manifest::decode(&encoded_manifest()), Ok(manifest()));
 }
 
-#[test]
-fn chunk_with_manifest_of_version_1() {
-    let encoded = encoded_manifest();
-    let mut payload = (encoded.len() as u16).to_le_bytes().to_vec();
-    payload.extend(&encoded);
-    payload.extend([7; 20]);
-    let frame = Frame {
-        kind: Kind::Chunk,
-        flags: FLAG_MANIFEST,
-        transfer: std::array::from_fn(|i| i as u8),
-        epoch: 0x0102_0304_0506_0708,
-        sequence: 9,
-        offset: 0,
-        total: 1000,
-        payload: &payload,
-    };
-    let mut out = vec![0; HEADER + payload.len()];
+fn encoded(frame: &Frame<'_>) -> Vec<u8> {
+    let mut out = vec![0; HEADER + frame.payload.len()];
     frame.encode(&mut out).expect("the buffer is as long as the frame");
-    golden("chunk", &out);
-    assert_eq!(Frame::decode(&out), Ok(frame));
+    assert_eq!(Frame::decode(&out), Ok(*frame));
+    out
 }
 
 #[test]
-fn acknowledgement_of_version_1() {
+fn whole_contribution_of_version_2() {
+    let manifest = encoded_manifest();
+    let mut payload = vec![0; 2 + manifest.len() + 20];
+    let length = Whole::new(&manifest, &[7; 20]).and_then(|whole| whole.encode(&mut payload));
+    payload.truncate(length.expect("the buffer is long enough"));
+    golden(
+        "whole",
+        &encoded(&Frame { kind: Kind::Whole, index: 0, transfer: TRANSFER, total: 20, payload: &payload }),
+    );
+}
+
+#[test]
+fn offer_chunk_and_status_of_version_2() {
+    let (total, manifest) = (49_153, encoded_manifest());
+    let offer = Frame { kind: Kind::Offer, index: 0, transfer: TRANSFER, total, payload: &manifest };
+    golden("offer", &encoded(&offer));
+    golden("chunk", &encoded(&Frame { kind: Kind::Chunk, index: 3, payload: &[7], ..offer }));
+    let mut held = Chunks::none(count(total as usize, CHUNK)).expect("four chunks are not too many");
+    assert!(held.add(0) && held.add(2));
+    golden("status", &encoded(&Frame { kind: Kind::Status, payload: held.as_bytes(), ..offer }));
+}
+
+#[test]
+fn acknowledgement_of_version_2() {
     let ack = Ack {
-        key: bytes32(1),
         epoch: 0x0102_0304_0506_0708,
         sequence: 9,
-        blob_hash: bytes32(160),
         status: Status::Refused,
-        reason: Reason::StaleBase,
+        reason: Reason::Busy,
+        wait_s: 300,
         signature: signature(),
     };
     golden("ack", &ack.encode());
     assert_eq!(Ack::decode(&ack.encode()), Ok(ack));
+    golden("ack-signed", &ack.signed(&bytes32(1), &bytes32(160)));
 }
 
 #[test]
@@ -114,20 +128,16 @@ fn block_request_of_version_1() {
 }
 
 #[test]
-fn block_of_version_1() {
+fn block_of_version_2() {
     let payload: Vec<u8> = (0..200u8).collect();
-    let frame = Frame {
-        kind: Kind::Block,
-        flags: 0,
-        transfer: std::array::from_fn(|i| 160 + i as u8),
-        epoch: 0,
-        sequence: 0,
-        offset: 61_380,
-        total: 61_580,
-        payload: &payload,
-    };
-    let mut out = vec![0; HEADER + payload.len()];
-    frame.encode(&mut out).expect("the buffer is as long as the frame");
-    golden("block", &out);
-    assert_eq!(Frame::decode(&out), Ok(frame));
+    golden(
+        "block",
+        &encoded(&Frame {
+            kind: Kind::Block,
+            index: 3,
+            transfer: TRANSFER,
+            total: 49_352,
+            payload: &payload,
+        }),
+    );
 }

@@ -1,6 +1,6 @@
 //! The work thread: messages first, then one unit of background work, then a nap.
 
-use super::Work;
+use super::{REPORT_EVERY, Work};
 use crate::agent::{Agent, AgentError};
 use crate::outgoing::{Outgoing, Side};
 use crate::spool::Fate;
@@ -15,8 +15,6 @@ use tokio::time::timeout;
 const TICK: Duration = Duration::from_millis(200);
 /// Longest wait for room in the data plane's queue before an answer is dropped and counted.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
-/// Reports on the uplink: rare, because a metered line pays for them.
-const REPORT_EVERY: Duration = Duration::from_hours(2);
 
 pub(super) struct Worker {
     agent: Agent,
@@ -108,7 +106,7 @@ impl Worker {
         match message {
             Work::Connected => {
                 self.backlog.clear();
-                let birth = self.agent.on_connected();
+                let birth = self.agent.on_connected(now)?;
                 out.push(birth);
             }
             Work::Disconnected => {

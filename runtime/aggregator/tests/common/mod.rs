@@ -6,16 +6,15 @@ use std::collections::BTreeMap;
 
 use loadonce_aggregator::{Admission, Aggregator, Outgoing, Settings, Task};
 use loadonce_control::{POINTER_DOMAIN, Pointer, Signed, TaskManifest};
+use loadonce_delivery::frames;
 use loadonce_delta::{Codec, encode_step, encode_sums};
 use loadonce_module::{Shape, Sums};
 use loadonce_store::Database;
 use loadonce_store::crash::PowerCutDisk;
 use loadonce_trust::{Identity, decode_hex, hash, verify};
-use loadonce_wire::chunks::ranges;
-use loadonce_wire::frame::FLAG_MANIFEST;
-use loadonce_wire::manifest::{self, MAX_MANIFEST, signed_part};
+use loadonce_wire::manifest::{self, MAX_MANIFEST};
 use loadonce_wire::{
-    Ack, BlockRequest, ContributionKind, Frame, Kind, Manifest, Name, Reason, Status, Topic, ack,
+    Ack, BlockRequest, ContributionKind, Frame, Kind, Manifest, Name, Reason, Status, Topic, TransferId, ack,
 };
 
 pub const SITE: &str = "plant";
@@ -78,31 +77,19 @@ impl Entry {
         Self { manifest, encoded: buffer[..n].to_vec(), blob }
     }
 
+    pub fn transfer(&self) -> TransferId {
+        hash(&self.manifest.transfer_seed())[..8].try_into().unwrap()
+    }
+
+    /// What goes on the wire if nothing of it is there: all in one, or the offer and every chunk.
     pub fn frames(&self) -> Vec<Vec<u8>> {
-        let mut transfer = [0; 16];
-        transfer.copy_from_slice(&hash(&self.manifest.transfer_seed())[..16]);
-        let pieces = ranges(self.blob.len(), 2 + self.encoded.len());
-        pieces
-            .map(|range| {
-                let first = range.start == 0;
-                let mut payload = Vec::new();
-                if first {
-                    payload.extend_from_slice(&(self.encoded.len() as u16).to_le_bytes());
-                    payload.extend_from_slice(&self.encoded);
-                }
-                payload.extend_from_slice(&self.blob[range.clone()]);
-                encode(&Frame {
-                    kind: Kind::Chunk,
-                    flags: if first { FLAG_MANIFEST } else { 0 },
-                    transfer,
-                    epoch: self.manifest.epoch,
-                    sequence: self.manifest.sequence,
-                    offset: range.start as u32,
-                    total: self.blob.len() as u32,
-                    payload: &payload,
-                })
-            })
-            .collect()
+        let id = self.transfer();
+        match frames::whole(id, &self.encoded, &self.blob) {
+            Some(whole) => vec![whole],
+            None => std::iter::once(frames::offer(id, &self.encoded, self.blob.len()))
+                .chain((0..).map_while(|index| frames::chunk(id, &self.blob, index)))
+                .collect(),
+        }
     }
 }
 
@@ -200,11 +187,13 @@ impl Gateway {
             Some(Topic::Down { gateway }) if gateway == self.name => {
                 let frame = Frame::decode(&message.payload).unwrap();
                 if frame.kind == Kind::Ack {
-                    let ack = read_ack(message);
+                    let named = Ack::decode(frame.payload).unwrap().sequence;
+                    let Some(at) = self.outbox.iter().position(|e| e.manifest.sequence == named) else {
+                        return;
+                    };
+                    let ack = read_ack(message, &self.outbox[at]);
                     assert_ne!(ack.status, Status::Refused, "{:?}", ack.reason);
-                    self.outbox.retain(|e| {
-                        (e.manifest.sequence, e.manifest.blob_hash) != (ack.sequence, ack.blob_hash)
-                    });
+                    self.outbox.remove(at);
                 }
             }
             Some(Topic::Pointer { .. }) => {
@@ -248,12 +237,15 @@ pub fn sums(shape: &Shape, gateway: u8, salt: u64) -> Sums {
     sums
 }
 
-pub fn read_ack(message: &Outgoing) -> Ack {
+/// The acknowledgement of `entry` in a message.
+pub fn read_ack(message: &Outgoing, entry: &Entry) -> Ack {
     let frame = Frame::decode(&message.payload).unwrap();
-    assert_eq!(frame.kind, Kind::Ack);
-    let (body, signature) = signed_part(frame.payload).unwrap();
-    assert!(verify(&aggregator_key().public(), ack::DOMAIN, body, &signature));
-    Ack::decode(frame.payload).unwrap()
+    assert_eq!((frame.kind, frame.transfer), (Kind::Ack, entry.transfer()));
+    let (ack, m) = (Ack::decode(frame.payload).unwrap(), &entry.manifest);
+    assert_eq!((ack.epoch, ack.sequence), (m.epoch, m.sequence));
+    let signed = ack.signed(&m.key, &m.blob_hash);
+    assert!(verify(&aggregator_key().public(), ack::DOMAIN, &signed, &ack.signature));
+    ack
 }
 
 pub fn read_pointer(message: &Outgoing) -> Pointer {
@@ -266,12 +258,10 @@ pub fn send(core: &mut Aggregator, gateway: &Gateway, entry: &Entry) -> Option<(
     let mut answer = None;
     for frame in entry.frames() {
         for out in core.on_message(&gateway.topic(), &frame, 0).unwrap() {
-            let ack = read_ack(&out);
-            assert_eq!((ack.epoch, ack.sequence, ack.blob_hash), {
-                let m = &entry.manifest;
-                (m.epoch, m.sequence, m.blob_hash)
-            });
-            answer = Some((ack.status, ack.reason));
+            if Frame::decode(&out.payload).unwrap().kind != Kind::Status {
+                let ack = read_ack(&out, entry);
+                answer = Some((ack.status, ack.reason));
+            }
         }
     }
     answer
@@ -303,14 +293,5 @@ pub fn block_request(blob_hash: [u8; 32], offset: u32, length: u32) -> Vec<u8> {
     let request = BlockRequest { blob_hash, offset, length, task: Name::new("digits").unwrap() };
     let mut payload = [0; 256];
     let n = request.encode(&mut payload).unwrap();
-    encode(&Frame {
-        kind: Kind::BlockRequest,
-        flags: 0,
-        transfer: [0; 16],
-        epoch: 0,
-        sequence: 0,
-        offset: 0,
-        total: 0,
-        payload: &payload[..n],
-    })
+    encode(&Frame { kind: Kind::BlockRequest, index: 0, transfer: [0; 8], total: 0, payload: &payload[..n] })
 }

@@ -1,0 +1,169 @@
+//! Ten thousand gateways against one aggregator on one machine: exactness, memory, throughput beside the broker's own,
+//! and a broker that dies.
+//!
+//! For each size a fresh Mosquitto and a fresh aggregator; `loadonce sim` plays the gateways, each with its own MQTT
+//! connection. Then, on the same broker, the same steps from the same connections to a subscriber that does nothing:
+//! what the aggregator's intake is a ratio of. At the largest size one more round, in which the broker is killed while
+//! every gateway holds work. Prints a table and writes the same as JSON; ends with 1 when a bar is missed.
+//!
+//! Environment: `SEED` (1), `SIZES` ("1000,3000,10000"), `CODEC` ("f16"), `OUT` (target/bench/fleet.json).
+
+use std::env;
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use loadonce_tests::fleet::{FleetSite, Module, Simulation, status_bytes};
+use loadonce_tests::programs;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// Most resident memory of the aggregator, bytes.
+const MOST_RSS: f64 = 200e6;
+/// Least ratio of its intake to the broker's own throughput.
+const LEAST_RATIO: f64 = 0.5;
+/// Distinct contributions of a round.
+const DISTINCT: usize = 128;
+
+fn main() -> ExitCode {
+    let setting = |name: &str, usual: &str| env::var(name).unwrap_or_else(|_| usual.to_owned());
+    let seed: u64 = setting("SEED", "1").parse().expect("SEED is a number");
+    let sizes: Vec<usize> = setting("SIZES", "1000,3000,10000")
+        .split(',')
+        .map(|size| size.parse().expect("SIZES are numbers with commas between them"))
+        .collect();
+    let codec = setting("CODEC", "f16");
+    let out = PathBuf::from(setting("OUT", "target/bench/fleet.json"));
+    let largest = sizes.iter().copied().max().expect("SIZES names at least one");
+    let runs: Vec<Value> = sizes.iter().map(|&size| measure(size, size == largest, seed, &codec)).collect();
+    let report = summary(seed, &codec, runs);
+    print!("{}", table(&report));
+    if let Some(folder) = out.parent() {
+        fs::create_dir_all(folder).expect("the folder of the figures can be made");
+    }
+    fs::write(&out, serde_json::to_vec_pretty(&report).expect("numbers are JSON"))
+        .expect("figures can be written");
+    println!("written to {}", out.display());
+    ExitCode::from(u8::from(report["held"] != true))
+}
+
+/// One size.
+fn measure(gateways: usize, storm: bool, seed: u64, codec: &str) -> Value {
+    let folder = TempDir::new_in(scratch()).expect("a folder for the run");
+    let mut site = FleetSite::start(folder.path(), gateways, Module::USUAL, 2);
+    let simulation =
+        Simulation { rounds: 1, storm, seed, codec: codec.to_owned(), distinct: DISTINCT, null: false };
+    eprintln!("== {gateways} gateways, with the aggregator");
+    let (status, fleet, log) = site.simulate(&simulation);
+    assert!(!fleet.is_null(), "the simulation ended with {status}:\n{}", log.tail());
+    let peak = status_bytes(&site.aggregator, "VmHWM");
+    let broker_peak = status_bytes(site.broker.process(), "VmHWM");
+    site.aggregator.stop();
+    let figures = site.figures();
+    let journal = fs::metadata(folder.path().join("state/aggregator.redb")).map_or(0, |file| file.len());
+    eprintln!("== {gateways} gateways, the broker alone");
+    let (null_status, null, log) = site.simulate(&Simulation { null: true, storm: false, ..simulation });
+    assert!(null_status.success(), "the simulation ended with {null_status}:\n{}", log.tail());
+    let step = &fleet["rounds"][1];
+    let (own, alone) = (number(&step["mb_per_second"]), number(&null["rounds"][0]["mb_per_second"]));
+    let rounds = fleet["rounds"].as_array().cloned().unwrap_or_default();
+    json!({
+        "gateways": gateways,
+        "connections": fleet["connections"],
+        "parameters": fleet["parameters"],
+        "exact": status.success() && rounds.iter().all(|round| round["exact"] == true),
+        "aggregator_peak_rss": peak,
+        "broker_peak_rss": broker_peak,
+        "journal_bytes": journal,
+        "contributions_per_second": step["per_second"],
+        "mb_per_second": own,
+        "broker_alone_per_second": null["rounds"][0]["per_second"],
+        "broker_alone_mb_per_second": alone,
+        "ratio": own / alone,
+        "aggregator": { "contributions": figures["contributions"], "link": figures["link"], "ignored": figures["ignored"] },
+        "sim": fleet,
+        "null": null,
+    })
+}
+
+fn summary(seed: u64, codec: &str, runs: Vec<Value>) -> Value {
+    let of = |key: &'static str| runs.iter().map(move |run| number(&run[key]));
+    let (exact, rss) =
+        (runs.iter().all(|run| run["exact"] == true), of("aggregator_peak_rss").fold(0.0, f64::max));
+    let (small, large) =
+        (runs.first().cloned().unwrap_or_default(), runs.last().cloned().unwrap_or_default());
+    let more = number(&large["gateways"]) - number(&small["gateways"]);
+    let each =
+        (number(&large["aggregator_peak_rss"]) - number(&small["aggregator_peak_rss"])) / more.max(1.0);
+    let ratio = number(&large["ratio"]);
+    let storm = large["sim"]["rounds"].as_array().and_then(|rounds| rounds.last()?.get("storm").cloned());
+    let recovered = storm.is_some() && large["exact"] == true;
+    json!({
+        "seed": seed,
+        "codec": codec,
+        "processors": std::thread::available_parallelism().map_or(0, usize::from),
+        "gateways": large["gateways"],
+        "connections": large["connections"],
+        "parameters": large["parameters"],
+        "all_aggregated_exactly": exact,
+        "aggregator_peak_rss": rss,
+        "aggregator_bytes_per_gateway": each,
+        "contributions_per_second": large["contributions_per_second"],
+        "mb_per_second": large["mb_per_second"],
+        "broker_alone_mb_per_second": large["broker_alone_mb_per_second"],
+        "ratio": ratio,
+        "storm": storm,
+        "bars": {
+            "exact": exact,
+            "memory": rss <= MOST_RSS,
+            "ratio": ratio >= LEAST_RATIO,
+            "storm": recovered,
+        },
+        "held": exact && rss <= MOST_RSS && ratio >= LEAST_RATIO && recovered,
+        "runs": runs,
+    })
+}
+
+fn table(report: &Value) -> String {
+    let mut out = String::from(
+        "gateways  exact  aggregator MB  broker MB  per s   MB/s  broker alone MB/s  ratio  cut s  fetch s\n",
+    );
+    for run in report["runs"].as_array().into_iter().flatten() {
+        let step = &run["sim"]["rounds"][1];
+        out += &format!(
+            "{:>8}  {:>5}  {:>13.1}  {:>9.1}  {:>5.0}  {:>5.1}  {:>17.1}  {:>5.2}  {:>5.2}  {:>7.2}\n",
+            number(&run["gateways"]),
+            if run["exact"] == true { "yes" } else { "NO" },
+            number(&run["aggregator_peak_rss"]) / 1e6,
+            number(&run["broker_peak_rss"]) / 1e6,
+            number(&run["contributions_per_second"]),
+            number(&run["mb_per_second"]),
+            number(&run["broker_alone_mb_per_second"]),
+            number(&run["ratio"]),
+            number(&step["cut_seconds"]),
+            number(&step["fetch_seconds"]),
+        );
+    }
+    let storm = &report["storm"];
+    out += &format!(
+        "the broker died with {} contributions unanswered: all connected after {:.1} s, all answered after {:.1} s\n",
+        storm["unanswered_when_lost"],
+        number(&storm["connected_seconds"]),
+        number(&storm["recovered_seconds"]),
+    );
+    for (bar, held) in report["bars"].as_object().into_iter().flatten() {
+        out += &format!("{bar}: {}\n", if *held == true { "held" } else { "MISSED" });
+    }
+    out
+}
+
+fn number(value: &Value) -> f64 {
+    value.as_f64().unwrap_or_default()
+}
+
+/// Where the runs' folders are: on the disk, not in a file system in memory.
+fn scratch() -> PathBuf {
+    let folder = programs::root().join("target/bench/run");
+    fs::create_dir_all(&folder).expect("the folder of runs can be made");
+    folder
+}

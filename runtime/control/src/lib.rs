@@ -14,7 +14,7 @@ pub use prediction::{AlarmAnswer, ForecastAnswer, Label, LabelMessage, Predictio
 pub use presence::{BackboneInfo, Presence, TaskInfo};
 pub use signed::{MANIFEST_DOMAIN, POINTER_DOMAIN, Signed, SignedError};
 pub use task::{
-    AnomalySpec, Bounds, Calendar, ClassifySpec, ForecastSpec, Input, MAX_CLASSES, MAX_LAG, ManifestError,
-    ModuleKind, ModuleSpec, NamedPeriod, Period, Range, Reject, RoundPolicy, SyncPolicy, TaskKind,
-    TaskManifest, UNKNOWN,
+    AnomalySpec, Bounds, Calendar, ClassifySpec, ForecastSpec, Input, MAX_CLASSES, MAX_LAG, MAX_STALENESS,
+    ManifestError, ModuleKind, ModuleSpec, NamedPeriod, Period, Range, Reject, RoundMode, RoundPolicy,
+    SyncPolicy, TaskKind, TaskManifest, UNKNOWN,
 };

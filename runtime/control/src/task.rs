@@ -87,11 +87,43 @@ impl ModuleSpec {
     }
 }
 
+/// What a round of steps waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RoundMode {
+    /// Steps from the newest version, of as many gateways as the quorum says.
+    #[default]
+    Sync,
+    /// As many steps as the quorum says, whoever they are from (FedBuff, Nguyen et al. 2022).
+    Buffered,
+}
+
+impl RoundMode {
+    /// Versions a base may be old where the manifest does not say.
+    const fn staleness(self) -> u64 {
+        match self {
+            // The step of a gateway that missed the deadline.
+            Self::Sync => 1,
+            // With a quorum of half a fleet, those ten times slower than the rest are about ten versions late.
+            Self::Buffered => 16,
+        }
+    }
+}
+
+/// Most versions a base may be old: as many bases the aggregator holds in memory.
+pub const MAX_STALENESS: u64 = 256;
+
 /// How rounds open and close.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RoundPolicy {
-    /// Gateways whose contributions close a round at once.
+    /// What a round of steps waits for.
+    #[serde(skip_serializing_if = "usual_mode")]
+    pub mode: RoundMode,
+    /// Versions the base of a step may be old, 0 for none; see [`Self::staleness`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub staleness: Option<u64>,
+    /// Gateways whose contributions close a round at once; steps that do in a buffered round.
     pub quorum: usize,
     /// Gateways without which a round never closes.
     pub minimum: usize,
@@ -105,9 +137,30 @@ pub struct RoundPolicy {
     pub max_weight: u32,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn usual_mode(mode: &RoundMode) -> bool {
+    *mode == RoundMode::Sync
+}
+
+impl RoundPolicy {
+    /// Versions the base of a step may be old: what the manifest says, else 1 in sync and 16 in buffered rounds.
+    pub fn staleness(&self) -> u64 {
+        self.staleness.unwrap_or(self.mode.staleness())
+    }
+}
+
 impl Default for RoundPolicy {
     fn default() -> Self {
-        Self { quorum: 10, minimum: 1, deadline_s: 3600, steps: 3, max_norm: 100.0, max_weight: 10_000 }
+        Self {
+            mode: RoundMode::Sync,
+            staleness: None,
+            quorum: 10,
+            minimum: 1,
+            deadline_s: 3600,
+            steps: 3,
+            max_norm: 100.0,
+            max_weight: 10_000,
+        }
     }
 }
 
@@ -276,6 +329,7 @@ impl TaskManifest {
         check("sync.spread_s", &s.spread_s, (0.0..=3600.0).contains(&s.spread_s), "0 to 3600")?;
         check("rounds.quorum", &r.quorum, r.quorum >= 1, "at least 1")?;
         check("rounds.minimum", &r.minimum, (1..=r.quorum).contains(&r.minimum), "1 to rounds.quorum")?;
+        check("rounds.staleness", &r.staleness(), r.staleness() <= MAX_STALENESS, "0 to 256")?;
         check("rounds.max_norm", &r.max_norm, r.max_norm > 0.0 && r.max_norm.is_finite(), "above 0")?;
         check("rounds.max_weight", &r.max_weight, r.max_weight >= 1, "at least 1")?;
         if let Shrinkage::Fixed(value) = self.module.shrinkage {

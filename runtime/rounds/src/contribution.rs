@@ -4,6 +4,7 @@ use loadonce_delta::Codec;
 use loadonce_wire::{Bytes32, ContributionKind, Manifest, Reason};
 
 use crate::Open;
+use crate::totals::MAX_MAGNITUDE;
 
 /// What makes two contributions the same: apply is idempotent on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -38,13 +39,13 @@ impl ContributionId {
 
 /// What a lineage takes at the moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Expected {
+pub struct Expected<'a> {
     /// Backbone fingerprint.
     pub backbone: Bytes32,
     /// Shape fingerprint.
     pub shape: Bytes32,
-    /// The version steps must be trained from, with the hash of its module file.
-    pub base: Option<(u64, Bytes32)>,
+    /// The versions that steps may be trained from, with the hashes of their module files: the staleness window.
+    pub bases: &'a [(u64, Bytes32)],
     /// What the open round takes.
     pub open: Open,
     /// Values of a step.
@@ -54,11 +55,11 @@ pub struct Expected {
 }
 
 /// Checks everything a manifest says about itself, before a byte of the blob is looked at. Sums are always
-/// welcome; a step only for the open round and its base.
+/// welcome; a step only while a round of steps is open, and from a base inside the staleness window.
 ///
 /// # Errors
 /// The reason that goes into the refusal.
-pub fn check_manifest(manifest: &Manifest, expected: &Expected) -> Result<Codec, Reason> {
+pub fn check_manifest(manifest: &Manifest, expected: &Expected<'_>) -> Result<Codec, Reason> {
     if manifest.backbone != expected.backbone {
         return Err(Reason::WrongBackbone);
     }
@@ -75,7 +76,7 @@ pub fn check_manifest(manifest: &Manifest, expected: &Expected) -> Result<Codec,
         }
         ContributionKind::Step => {
             let raw = codec.step_bytes(expected.parameters).ok_or(Reason::Malformed)?;
-            if expected.base != Some((manifest.base_version, manifest.base_hash)) {
+            if !expected.bases.contains(&(manifest.base_version, manifest.base_hash)) {
                 return Err(Reason::StaleBase);
             }
             if expected.open != Open::Step {
@@ -105,7 +106,8 @@ pub fn norm(step: &[f32]) -> f64 {
     step.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt()
 }
 
-/// Refuses a step that is not finite or longer than `max_norm`.
+/// Refuses a step that is not finite, is longer than `max_norm`, or holds a value that the totals cannot take:
+/// what was acknowledged must not be left out later.
 ///
 /// # Errors
 /// `NotFinite` or `OverNorm`.
@@ -113,7 +115,8 @@ pub fn check_step(step: &[f32], max_norm: f32) -> Result<(), Reason> {
     if step.iter().any(|v| !v.is_finite()) {
         return Err(Reason::NotFinite);
     }
-    if norm(step) > f64::from(max_norm) { Err(Reason::OverNorm) } else { Ok(()) }
+    let fits = step.iter().all(|v| v.abs() < MAX_MAGNITUDE);
+    if !fits || norm(step) > f64::from(max_norm) { Err(Reason::OverNorm) } else { Ok(()) }
 }
 
 #[cfg(test)]
@@ -145,11 +148,11 @@ mod tests {
         }
     }
 
-    fn expected() -> Expected {
+    fn expected() -> Expected<'static> {
         Expected {
             backbone: [4; 32],
             shape: [5; 32],
-            base: Some((6, [7; 32])),
+            bases: &[(5, [17; 32]), (6, [7; 32])],
             open: Open::Step,
             parameters: 10,
             sum_bytes: 160,
@@ -161,7 +164,10 @@ mod tests {
 
     #[test]
     fn what_fits_is_taken() {
-        assert_eq!(check_manifest(&manifest(ContributionKind::Step), &expected()), Ok(Codec::StepF16));
+        for (base_version, base_hash) in [(6, [7; 32]), (5, [17; 32])] {
+            let step = Manifest { base_version, base_hash, ..manifest(ContributionKind::Step) };
+            assert_eq!(check_manifest(&step, &expected()), Ok(Codec::StepF16));
+        }
         for open in [Open::Sum, Open::Step, Open::None] {
             let sum = manifest(ContributionKind::Sum);
             assert_eq!(check_manifest(&sum, &Expected { open, ..expected() }), Ok(Codec::Sums));
@@ -170,10 +176,11 @@ mod tests {
 
     #[test]
     fn invariant_04_only_for_its_backbone_shape_and_base() {
-        let cases: [(Change, Reason); 10] = [
+        let cases: [(Change, Reason); 11] = [
             (|m| m.backbone = [0; 32], Reason::WrongBackbone),
             (|m| m.shape = [0; 32], Reason::WrongShape),
             (|m| m.base_version = 5, Reason::StaleBase),
+            (|m| (m.base_version, m.base_hash) = (4, [27; 32]), Reason::StaleBase),
             (|m| m.base_version = 7, Reason::StaleBase),
             (|m| m.base_hash = [0; 32], Reason::StaleBase),
             (|m| m.codec = 16, Reason::Malformed),
@@ -209,6 +216,8 @@ mod tests {
         assert_eq!(check_step(&[3.0, 4.0], 5.0), Ok(()));
         assert_eq!(check_step(&[3.0, 4.1], 5.0), Err(Reason::OverNorm));
         assert_eq!(check_step(&[f32::MAX; 4], 5.0), Err(Reason::OverNorm));
+        assert_eq!(check_step(&[131_007.0], f32::MAX), Ok(()));
+        assert_eq!(check_step(&[MAX_MAGNITUDE], f32::MAX), Err(Reason::OverNorm));
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             assert_eq!(check_step(&[0.0, bad], 5.0), Err(Reason::NotFinite));
         }

@@ -3,6 +3,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `contribution` | a contribution's identity and the checks before and after it is decoded |
+//! | `staleness` | what a step from an older version counts for |
 //! | `totals` | the exact weighted total of steps |
 //! | `version` | parameters of the next version, from sums or from steps |
 //! | `lineage` | the chain of versions, byte by byte |
@@ -13,11 +14,13 @@
 mod contribution;
 mod lineage;
 mod round;
+mod staleness;
 mod totals;
 mod version;
 
 pub use contribution::{ContributionId, Expected, check_manifest, check_step, norm};
 pub use lineage::{ENTRY_BYTES, LineageEntry, LineageError, Made, contributions_hash};
-pub use round::{Decision, Open, Round, Rules, opening};
-pub use totals::{StepTotals, TotalsError};
+pub use round::{Age, Decision, Mode, Open, Round, Rules, opening};
+pub use staleness::{STALENESS_BITS, staleness_weight};
+pub use totals::{MAX_MAGNITUDE, StepTotals, TotalsError};
 pub use version::{VersionError, from_steps, from_sums, publishable};

@@ -11,7 +11,7 @@ use loadonce_wire::Bytes32;
 pub enum Open {
     /// Sums: the next version is solved from the totals.
     Sum,
-    /// Steps from the newest version.
+    /// Steps from the newest version, or from one inside the staleness window.
     Step,
     /// Nothing: the lineage rests.
     None,
@@ -27,10 +27,38 @@ pub fn opening(recipe: Recipe, version: u64, steps: u64) -> Open {
     }
 }
 
+/// What a round of steps waits for. A round of sums always waits for gateways, as in `Sync`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Gateways with a step from the newest version. Late steps ride along: they neither close a round nor start
+    /// its deadline.
+    Sync,
+    /// Steps, whoever they are from and however late (FedBuff, Nguyen et al. 2022, algorithm 1).
+    Buffered,
+}
+
+/// Whether a contribution is from the newest version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Age {
+    /// A sum, or a step from the newest version.
+    Fresh,
+    /// A step from an older one.
+    Late,
+}
+
+impl Age {
+    /// Of a step whose base is `staleness` versions old.
+    pub fn of(staleness: u64) -> Self {
+        if staleness == 0 { Self::Fresh } else { Self::Late }
+    }
+}
+
 /// When rounds close.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rules {
-    /// Gateways that close a round at once.
+    /// What a round of steps waits for.
+    pub mode: Mode,
+    /// Gateways that close a round at once; steps in a buffered one.
     pub quorum: usize,
     /// Gateways without which no round closes.
     pub minimum: usize,
@@ -49,14 +77,23 @@ pub enum Decision {
     Wait,
 }
 
+/// A gateway's part in a round.
+#[derive(Debug, Clone, Copy, Default)]
+struct Part {
+    contributions: usize,
+    fresh: bool,
+    late: bool,
+}
+
 /// One round. It holds nothing that cannot be rebuilt from the contributions of the round; only the time of the
 /// first one is forgotten over a restart, so a deadline may then come later, never earlier.
 #[derive(Debug, Clone)]
 pub struct Round {
     open: Open,
     rules: Rules,
-    /// Contributions of each gateway.
-    gateways: BTreeMap<Bytes32, usize>,
+    gateways: BTreeMap<Bytes32, Part>,
+    /// Gateways with a fresh contribution.
+    fresh: usize,
     contributions: usize,
     first_ms: Option<u64>,
     blocked: bool,
@@ -65,7 +102,15 @@ pub struct Round {
 impl Round {
     /// An empty round.
     pub fn new(open: Open, rules: Rules) -> Self {
-        Self { open, rules, gateways: BTreeMap::new(), contributions: 0, first_ms: None, blocked: false }
+        Self {
+            open,
+            rules,
+            gateways: BTreeMap::new(),
+            fresh: 0,
+            contributions: 0,
+            first_ms: None,
+            blocked: false,
+        }
     }
 
     /// What it takes.
@@ -73,9 +118,9 @@ impl Round {
         self.open
     }
 
-    /// Gateways that contributed.
+    /// Gateways that count towards closing it.
     pub fn gateways(&self) -> usize {
-        self.gateways.len()
+        if self.buffers() { self.gateways.len() } else { self.fresh }
     }
 
     /// Contributions.
@@ -83,22 +128,40 @@ impl Round {
         self.contributions
     }
 
-    /// Whether this gateway contributed: a step counts once per gateway and round.
-    pub fn has(&self, gateway: &Bytes32) -> bool {
-        self.gateways.contains_key(gateway)
+    /// Whether this gateway contributed something of this age: steps count once per gateway, round and age, so a
+    /// gateway pulls a version by at most 1 + 1/√2 times the largest weight.
+    pub fn has(&self, gateway: &Bytes32, age: Age) -> bool {
+        self.gateways.get(gateway).is_some_and(|part| match age {
+            Age::Fresh => part.fresh,
+            Age::Late => part.late,
+        })
     }
 
     /// Contributions of one gateway.
     pub fn contributions_of(&self, gateway: &Bytes32) -> usize {
-        self.gateways.get(gateway).copied().unwrap_or_default()
+        self.gateways.get(gateway).map_or(0, |part| part.contributions)
     }
 
     /// Notes a persisted contribution of the kind the round is open for.
-    pub fn join(&mut self, gateway: Bytes32, now_ms: u64) {
-        *self.gateways.entry(gateway).or_default() += 1;
+    pub fn join(&mut self, gateway: Bytes32, age: Age, now_ms: u64) {
+        let part = self.gateways.entry(gateway).or_default();
+        part.contributions += 1;
+        match age {
+            Age::Fresh => {
+                self.fresh += usize::from(!part.fresh);
+                part.fresh = true;
+            }
+            Age::Late => part.late = true,
+        }
         self.contributions += 1;
-        self.first_ms.get_or_insert(now_ms);
+        if age == Age::Fresh || self.buffers() {
+            self.first_ms.get_or_insert(now_ms);
+        }
         self.blocked = false;
+    }
+
+    fn buffers(&self) -> bool {
+        self.open == Open::Step && self.rules.mode == Mode::Buffered
     }
 
     /// No version could be cut from what there is: wait for one more contribution.
@@ -108,11 +171,12 @@ impl Round {
 
     /// Whether to close now.
     pub fn decide(&self, now_ms: u64) -> Decision {
-        let gateways = self.gateways.len();
+        let gateways = self.gateways();
         if self.open == Open::None || self.blocked || gateways < self.rules.minimum.max(1) {
             return Decision::Wait;
         }
-        if gateways >= self.rules.quorum {
+        let there = if self.buffers() { self.contributions } else { gateways };
+        if there >= self.rules.quorum {
             return Decision::Close;
         }
         match (self.rules.deadline_ms, self.first_ms) {
@@ -129,7 +193,7 @@ impl Round {
 mod tests {
     use super::*;
 
-    const RULES: Rules = Rules { quorum: 3, minimum: 2, deadline_ms: Some(1000) };
+    const RULES: Rules = Rules { mode: Mode::Sync, quorum: 3, minimum: 2, deadline_ms: Some(1000) };
 
     #[test]
     fn lineages_open_what_their_recipe_needs() {
@@ -146,46 +210,89 @@ mod tests {
         let mut round = Round::new(Open::Sum, RULES);
         assert_eq!(round.decide(0), Decision::Wait);
         for _ in 0..5 {
-            round.join([1; 32], 10);
+            round.join([1; 32], Age::Fresh, 10);
         }
         assert_eq!((round.gateways(), round.contributions(), round.decide(5000)), (1, 5, Decision::Wait));
-        round.join([2; 32], 20);
+        round.join([2; 32], Age::Fresh, 20);
         assert_eq!(round.decide(20), Decision::WaitUntil(1010));
-        round.join([3; 32], 30);
+        round.join([3; 32], Age::Fresh, 30);
         assert_eq!(round.decide(30), Decision::Close);
-        assert!(round.has(&[3; 32]) && !round.has(&[4; 32]));
+        assert!(round.has(&[3; 32], Age::Fresh) && !round.has(&[3; 32], Age::Late));
+        assert!(!round.has(&[4; 32], Age::Fresh));
     }
 
     #[test]
     fn the_deadline_counts_from_the_first_contribution_and_needs_the_minimum() {
         let mut round = Round::new(Open::Step, RULES);
-        round.join([1; 32], 500);
+        round.join([1; 32], Age::Fresh, 500);
         assert_eq!(round.decide(9999), Decision::Wait);
-        round.join([2; 32], 800);
+        round.join([2; 32], Age::Fresh, 800);
         assert_eq!(round.decide(1499), Decision::WaitUntil(1500));
         assert_eq!(round.decide(1500), Decision::Close);
         let never = Rules { deadline_ms: None, ..RULES };
         let mut round = Round::new(Open::Step, never);
-        round.join([1; 32], 0);
-        round.join([2; 32], 0);
+        round.join([1; 32], Age::Fresh, 0);
+        round.join([2; 32], Age::Fresh, 0);
         assert_eq!(round.decide(u64::MAX), Decision::Wait);
     }
 
     #[test]
     fn a_round_that_failed_waits_for_one_more() {
-        let mut round = Round::new(Open::Sum, Rules { quorum: 1, minimum: 1, deadline_ms: Some(0) });
-        round.join([1; 32], 0);
+        let mut round = Round::new(Open::Sum, Rules { quorum: 1, minimum: 1, deadline_ms: Some(0), ..RULES });
+        round.join([1; 32], Age::Fresh, 0);
         assert_eq!(round.decide(0), Decision::Close);
         round.block();
         assert_eq!(round.decide(u64::MAX), Decision::Wait);
-        round.join([1; 32], 5);
+        round.join([1; 32], Age::Fresh, 5);
         assert_eq!(round.decide(5), Decision::Close);
     }
 
     #[test]
     fn a_resting_lineage_never_closes() {
-        let mut round = Round::new(Open::None, Rules { quorum: 1, minimum: 1, deadline_ms: Some(0) });
-        round.join([1; 32], 0);
+        let mut round =
+            Round::new(Open::None, Rules { quorum: 1, minimum: 1, deadline_ms: Some(0), ..RULES });
+        round.join([1; 32], Age::Fresh, 0);
         assert_eq!(round.decide(u64::MAX), Decision::Wait);
+    }
+
+    #[test]
+    fn late_steps_ride_along_in_sync() {
+        let mut round = Round::new(Open::Step, RULES);
+        for gateway in 1..=5 {
+            round.join([gateway; 32], Age::Late, 0);
+        }
+        assert_eq!((round.gateways(), round.contributions()), (0, 5));
+        assert_eq!(round.decide(u64::MAX), Decision::Wait, "only late steps close nothing");
+        round.join([1; 32], Age::Fresh, 700);
+        round.join([2; 32], Age::Fresh, 800);
+        assert_eq!(
+            round.decide(800),
+            Decision::WaitUntil(1700),
+            "the deadline counts from the first fresh one"
+        );
+        assert!(round.has(&[1; 32], Age::Fresh) && round.has(&[1; 32], Age::Late));
+        round.join([3; 32], Age::Fresh, 900);
+        assert_eq!(round.decide(900), Decision::Close);
+    }
+
+    #[test]
+    fn a_buffer_counts_steps_and_still_needs_its_minimum_of_gateways() {
+        let buffered = Rules { mode: Mode::Buffered, ..RULES };
+        let mut round = Round::new(Open::Step, buffered);
+        round.join([1; 32], Age::Late, 100);
+        round.join([1; 32], Age::Fresh, 200);
+        assert_eq!((round.gateways(), round.decide(u64::MAX)), (1, Decision::Wait));
+        round.join([2; 32], Age::Late, 300);
+        assert_eq!(round.decide(300), Decision::Close, "three steps of two gateways");
+        let mut round = Round::new(Open::Step, buffered);
+        round.join([1; 32], Age::Late, 100);
+        round.join([2; 32], Age::Late, 300);
+        assert_eq!(round.decide(300), Decision::WaitUntil(1100));
+        let mut sums = Round::new(Open::Sum, buffered);
+        for _ in 0..3 {
+            sums.join([1; 32], Age::Fresh, 0);
+        }
+        sums.join([2; 32], Age::Fresh, 0);
+        assert_eq!(sums.decide(0), Decision::WaitUntil(1000), "sums wait for gateways");
     }
 }

@@ -2,10 +2,15 @@
 
 use thiserror::Error;
 
+use crate::staleness::{STALENESS_BITS, staleness_weight};
+
 /// Fractional bits kept of every value.
-const SCALE_BITS: i32 = 32;
-/// Values at or beyond this magnitude would not leave room for 2³² weights of 2³².
-const MAX_MAGNITUDE: f32 = (1u64 << 31) as f32;
+const SCALE_BITS: u32 = 32;
+/// No step holds a value at or beyond this magnitude: parameters are within ±65504, so no two differ by more than
+/// 131008. It leaves room for 2³⁰ steps.
+pub const MAX_MAGNITUDE: f32 = (1u32 << 17) as f32;
+/// Most steps of one total.
+const MAX_STEPS: u32 = 1 << 30;
 
 /// Why a step was not added. Nothing changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -18,20 +23,20 @@ pub enum TotalsError {
         /// Expected.
         want: usize,
     },
-    /// A value is not finite or beyond ±2³¹.
+    /// A value is not finite or not within ±2¹⁷.
     #[error("value {index} of the step is not a usable number; refuse the step")]
     Value {
         /// Position.
         index: usize,
     },
-    /// 2³² steps are in.
-    #[error("the totals hold their most, 2^32 steps; close the round")]
+    /// 2³⁰ steps are in.
+    #[error("the totals hold their most, 2^30 steps; close the round")]
     Full,
 }
 
-/// Σ weight · round(value · 2³²) per parameter in i128, with Σ weight.
+/// Σ weight · staleness weight · round(value · 2³²) per parameter in i128, with Σ weight.
 ///
-/// |value| < 2³¹, weight < 2³² and fewer than 2³² steps keep every total below 2¹²⁷.
+/// |value| < 2¹⁷, weight < 2³², staleness weight ≤ 2¹⁶ and at most 2³⁰ steps keep every total below 2¹²⁷.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StepTotals {
     values: Vec<i128>,
@@ -45,8 +50,18 @@ impl StepTotals {
         Self { values: vec![0; parameters], weight: 0, steps: 0 }
     }
 
-    /// Adds one step; a weight above `max_weight` counts as `max_weight`, so that no gateway outvotes the rest.
-    pub fn add(&mut self, step: &[f32], weight: u32, max_weight: u32) -> Result<(), TotalsError> {
+    /// Adds one step whose base is `staleness` versions old; a weight above `max_weight` counts as `max_weight`,
+    /// so that no gateway outvotes the rest.
+    ///
+    /// The staleness weight scales what the step adds and not what the mean is divided by (FedBuff, algorithm 1):
+    /// a late step pulls less, and a round of late steps only moves less than one of fresh ones.
+    pub fn add(
+        &mut self,
+        step: &[f32],
+        weight: u32,
+        max_weight: u32,
+        staleness: u64,
+    ) -> Result<(), TotalsError> {
         if step.len() != self.values.len() {
             return Err(TotalsError::Length { got: step.len(), want: self.values.len() });
         }
@@ -54,10 +69,11 @@ impl StepTotals {
         if let Some(index) = step.iter().position(|v| !usable(v)) {
             return Err(TotalsError::Value { index });
         }
-        let steps = self.steps.checked_add(1).ok_or(TotalsError::Full)?;
+        let steps = self.more(1)?;
         let weight = weight.min(max_weight);
+        let pull = i128::from(u64::from(weight) * u64::from(staleness_weight(staleness)));
         for (total, &value) in self.values.iter_mut().zip(step) {
-            *total += i128::from(fixed(value)) * i128::from(weight);
+            *total += i128::from(fixed(value)) * pull;
         }
         self.weight += u64::from(weight);
         self.steps = steps;
@@ -69,12 +85,16 @@ impl StepTotals {
         if other.values.len() != self.values.len() {
             return Err(TotalsError::Length { got: other.values.len(), want: self.values.len() });
         }
-        self.steps = self.steps.checked_add(other.steps).ok_or(TotalsError::Full)?;
+        self.steps = self.more(other.steps)?;
         self.weight += other.weight;
         for (total, value) in self.values.iter_mut().zip(&other.values) {
             *total += value;
         }
         Ok(())
+    }
+
+    fn more(&self, steps: u32) -> Result<u32, TotalsError> {
+        self.steps.checked_add(steps).filter(|&sum| sum <= MAX_STEPS).ok_or(TotalsError::Full)
     }
 
     /// Σ weight after clipping.
@@ -95,7 +115,8 @@ impl StepTotals {
     /// The weighted mean of each parameter; `None` without weight. Integers are converted once and divided
     /// once, both correctly rounded, so every machine gets the same bits.
     pub fn mean(&self) -> Option<impl Iterator<Item = f64>> {
-        let scale = self.weight as f64 * f64::from(1 << (SCALE_BITS / 2)) * f64::from(1 << (SCALE_BITS / 2));
+        // A power of two: exact.
+        let scale = self.weight as f64 * (1u64 << (SCALE_BITS + STALENESS_BITS)) as f64;
         (self.weight > 0).then(|| self.values.iter().map(move |&total| total as f64 / scale))
     }
 }
@@ -110,17 +131,17 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    type Weighted = (Vec<f32>, u32);
+    type Weighted = (Vec<f32>, u32, u64);
 
     fn steps() -> impl Strategy<Value = Vec<Weighted>> {
-        let values = proptest::collection::vec(-1e6f32..1e6, 5);
-        proptest::collection::vec((values, 0u32..u32::MAX), 1..12)
+        let values = proptest::collection::vec(-1e5f32..1e5, 5);
+        proptest::collection::vec((values, 0u32..u32::MAX, 0u64..40), 1..12)
     }
 
     fn total<'a>(steps: impl IntoIterator<Item = &'a Weighted>) -> StepTotals {
         let mut totals = StepTotals::new(5);
-        for (step, weight) in steps {
-            totals.add(step, *weight, u32::MAX).unwrap();
+        for (step, weight, staleness) in steps {
+            totals.add(step, *weight, u32::MAX, *staleness).unwrap();
         }
         totals
     }
@@ -146,7 +167,7 @@ mod tests {
         fn the_mean_is_the_mean(values in proptest::collection::vec(-100f32..100.0, 1..10), weight in 1u32..1000) {
             let mut totals = StepTotals::new(1);
             for &value in &values {
-                totals.add(&[value], weight, u32::MAX).unwrap();
+                totals.add(&[value], weight, u32::MAX, 0).unwrap();
             }
             let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / values.len() as f64;
             let got = totals.mean().unwrap().next().unwrap();
@@ -157,8 +178,8 @@ mod tests {
     #[test]
     fn invariant_14_one_weight_is_clipped() {
         let mut totals = StepTotals::new(1);
-        totals.add(&[1.0], u32::MAX, 10).unwrap();
-        totals.add(&[0.0], 10, 10).unwrap();
+        totals.add(&[1.0], u32::MAX, 10, 0).unwrap();
+        totals.add(&[0.0], 10, 10, 0).unwrap();
         assert_eq!((totals.weight(), totals.steps()), (20, 2));
         assert_eq!(totals.mean().unwrap().next(), Some(0.5));
     }
@@ -168,15 +189,45 @@ mod tests {
         let largest = f32::from_bits(MAX_MAGNITUDE.to_bits() - 1);
         let mut totals = StepTotals::new(2);
         for _ in 0..1000 {
-            totals.add(&[largest, -largest], u32::MAX, u32::MAX).unwrap();
+            totals.add(&[largest, -largest], u32::MAX, u32::MAX, 0).unwrap();
         }
         assert_eq!(totals.mean().unwrap().collect::<Vec<_>>(), [f64::from(largest), f64::from(-largest)]);
         let before = totals.clone();
         for bad in [MAX_MAGNITUDE, f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            assert_eq!(totals.add(&[0.0, bad], 1, 1), Err(TotalsError::Value { index: 1 }));
+            assert_eq!(totals.add(&[0.0, bad], 1, 1, 0), Err(TotalsError::Value { index: 1 }));
         }
-        assert_eq!(totals.add(&[0.0], 1, 1), Err(TotalsError::Length { got: 1, want: 2 }));
+        assert_eq!(totals.add(&[0.0], 1, 1, 0), Err(TotalsError::Length { got: 1, want: 2 }));
         assert_eq!(totals, before);
+    }
+
+    #[test]
+    fn the_most_steps_of_the_largest_values_fit() {
+        // |fixed(value)| < 2^49, times 2^32 · 2^16, times 2^30 steps: the bound of the documentation.
+        let one = i128::from(fixed(-f32::from_bits(MAX_MAGNITUDE.to_bits() - 1)));
+        let step = one * i128::from(u64::from(u32::MAX) * u64::from(staleness_weight(0)));
+        assert!(step.checked_mul(i128::from(MAX_STEPS)).is_some());
+        assert!((u64::from(u32::MAX)).checked_mul(u64::from(MAX_STEPS)).is_some());
+        let mut totals = StepTotals { values: vec![0], weight: 0, steps: MAX_STEPS };
+        assert_eq!(totals.add(&[0.0], 1, 1, 0), Err(TotalsError::Full));
+        assert_eq!(
+            totals.merge(&StepTotals { values: vec![0], weight: 0, steps: 1 }),
+            Err(TotalsError::Full)
+        );
+    }
+
+    #[test]
+    fn a_late_step_pulls_less_and_is_not_made_up_for() {
+        let mean = |steps: &[(f32, u64)]| {
+            let mut totals = StepTotals::new(1);
+            for &(value, staleness) in steps {
+                totals.add(&[value], 7, 100, staleness).unwrap();
+            }
+            totals.mean().unwrap().next().unwrap()
+        };
+        assert!((mean(&[(1.0, 0), (1.0, 3)]) - 0.75).abs() < 1e-12);
+        assert!((mean(&[(1.0, 3), (1.0, 3)]) - 0.5).abs() < 1e-12, "late steps alone move less");
+        assert!((mean(&[(1.0, 0), (1.0, 0)]) - 1.0).abs() < 1e-12);
+        assert!(mean(&[(1.0, u64::MAX)]).abs() < 1e-12);
     }
 
     #[test]

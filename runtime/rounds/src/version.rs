@@ -36,7 +36,7 @@ pub fn from_sums(shape: &Shape, totals: &Sums, options: &SolveOptions) -> Result
     publishable(closed_form(shape, totals, options)?.into_iter().map(f64::from))
 }
 
-/// The base plus the weighted mean of the steps.
+/// The newest version plus the weighted mean of the steps, whatever bases they were trained from.
 pub fn from_steps(base: &[f32], totals: &StepTotals) -> Result<Vec<f32>, VersionError> {
     if base.len() != totals.parameters() {
         return Err(VersionError::Length { base: base.len(), steps: totals.parameters() });
@@ -100,8 +100,8 @@ mod tests {
     #[test]
     fn steps_move_the_base_by_their_weighted_mean() {
         let mut totals = StepTotals::new(2);
-        totals.add(&[1.0, 0.0], 3, 100).unwrap();
-        totals.add(&[0.0, 4.0], 1, 100).unwrap();
+        totals.add(&[1.0, 0.0], 3, 100, 0).unwrap();
+        totals.add(&[0.0, 4.0], 1, 100, 0).unwrap();
         assert_eq!(from_steps(&[10.0, 20.0], &totals).unwrap(), [10.75, 21.0]);
         assert_eq!(from_steps(&[10.0], &totals), Err(VersionError::Length { base: 1, steps: 2 }));
         assert_eq!(from_steps(&[0.0], &StepTotals::new(1)), Err(VersionError::NoWeight));

@@ -44,6 +44,23 @@ fn the_short_manifest_is_enough_and_travels_as_json() {
 }
 
 #[test]
+fn the_window_of_stale_bases_follows_the_mode_unless_it_is_said() {
+    let rounds = |table: &str| {
+        let text = SHORT.replace("module =", &format!("rounds = {{ {table} }}\nmodule ="));
+        TaskManifest::from_toml(&text).unwrap().rounds
+    };
+    assert_eq!((rounds("").mode, rounds("").staleness()), (RoundMode::Sync, 1));
+    assert_eq!(rounds(r#"mode = "buffered""#).staleness(), 16);
+    assert_eq!(rounds(r#"mode = "buffered", staleness = 3"#).staleness(), 3);
+    assert_eq!(rounds("staleness = 0").staleness(), 0);
+    let json = serde_json::to_string(&rounds("")).unwrap();
+    assert!(!json.contains("mode") && !json.contains("staleness"), "short manifests stay short: {json}");
+    let buffered = rounds(r#"mode = "buffered", staleness = 0"#);
+    let json = serde_json::to_string(&buffered).unwrap();
+    assert_eq!(serde_json::from_str::<RoundPolicy>(&json).unwrap(), buffered);
+}
+
+#[test]
 fn mistakes_are_named() {
     for (from, to, word) in [
         (r#""digits""#, r#""dig its""#, "dig its"),
@@ -55,6 +72,8 @@ fn mistakes_are_named() {
         (r#"kind = "ladder""#, r#"kind = "moments", choose = "trained""#, "module.choose"),
         (r#""2"]"#, r#""\t"]"#, "control"),
         ("module =", "personal = { folds = 1 }\nmodule =", "folds"),
+        ("module =", "rounds = { mode = \"async\" }\nmodule =", "async"),
+        ("module =", "rounds = { staleness = 257 }\nmodule =", "rounds.staleness"),
         ("module =", "training = { batch = 0 }\nmodule =", "batch"),
         ("module =", "exits = { tolerance = 0.0 }\nmodule =", "exits.tolerance"),
         (r#"kind = "classify""#, r#"kind = "translate""#, "translate"),

@@ -1,24 +1,35 @@
 //! Delta codecs: what a gateway contributes, to bytes and exactly back.
 //!
-//! A blob is one zstd frame over *raw bytes*; the contribution's manifest carries the codec's number and the
-//! raw size. The raw bytes of every codec are little-endian words cut into byte planes: first the lowest byte
-//! of every word, then the next, and so on. Neighbouring numbers differ in their low bytes and agree in their
-//! high ones, so a plane compresses where the words do not.
+//! The contribution's manifest carries the codec's number and the size of the *raw bytes* that the blob stands for.
 //!
-//! | number | codec | words |
-//! |---|---|---|
-//! | 1 | [`Codec::StepF32`] | the step's parameters, IEEE 754 binary32 |
-//! | 2 | [`Codec::StepF16`] | the step's parameters, rounded to IEEE 754 binary16, ties to even |
-//! | 16 | [`Codec::Sums`] | the byte string of the sums as i64, zigzag mapped; a tail under 8 bytes follows as is |
+//! | number | codec | raw bytes | blob |
+//! |---|---|---|---|
+//! | 1 | [`Codec::StepF32`] | the step's parameters as f32 | one zstd frame of their byte planes |
+//! | 2 | [`Codec::StepF16`] | the same rounded to f16, ties to even | likewise |
+//! | 3 | [`Codec::StepRotated`] | the step's parameters as f32 | quantized after a rotation, range coded |
+//! | 4 | [`Codec::StepSparse`] | likewise | the large ones quantized, range coded |
+//! | 16 | [`Codec::Sums`] | the byte string of the sums as i64 | range coded, exact |
+//!
+//! Byte planes are words cut so that first comes the lowest byte of every word, then the next, and so on:
+//! neighbouring numbers agree in their high bytes, so a plane compresses where the words do not. `docs/delta.md`
+//! specifies every blob.
 //!
 //! Decoding never writes or allocates more than the size its caller expects, whatever the blob claims. The
 //! crate works on slices and byte strings and knows nothing of modules or tasks.
 
+mod coder;
 mod compress;
+mod lossy;
+mod patch;
 mod planes;
+mod quantize;
+mod rotate;
 mod step;
 mod sums;
+mod symbols;
 
+pub use lossy::{Budget, MAX_BITS, encode_auto, encode_lossy};
+pub use patch::{Patch, apply_patch, encode_patch, most_patch_bytes};
 pub use step::{EncodedStep, decode_step, encode_step};
 pub use sums::{decode_sums, encode_sums};
 
@@ -32,6 +43,10 @@ pub enum Codec {
     StepF32 = 1,
     /// A step rounded to half precision; the sender keeps what the rounding lost.
     StepF16 = 2,
+    /// A step in rotated coordinates, quantized to about a bit each.
+    StepRotated = 3,
+    /// A step of which the large values are kept, quantized.
+    StepSparse = 4,
     /// A byte string of 64-bit integers, exact.
     Sums = 16,
 }
@@ -42,6 +57,8 @@ impl Codec {
         match number {
             1 => Ok(Self::StepF32),
             2 => Ok(Self::StepF16),
+            3 => Ok(Self::StepRotated),
+            4 => Ok(Self::StepSparse),
             16 => Ok(Self::Sums),
             _ => Err(DeltaError::UnknownCodec(number)),
         }
@@ -55,11 +72,27 @@ impl Codec {
     /// Raw bytes of a step of `parameters` values; `None` where this codec carries no step.
     pub fn step_bytes(self, parameters: usize) -> Option<usize> {
         match self {
-            Self::StepF32 => parameters.checked_mul(4),
+            Self::StepF32 | Self::StepRotated | Self::StepSparse => parameters.checked_mul(4),
             Self::StepF16 => parameters.checked_mul(2),
             Self::Sums => None,
         }
     }
+
+    /// Most bytes of a blob that carries a step of `parameters` values: nobody who encodes it makes more of it. `None`
+    /// where this codec carries no step.
+    pub fn most_blob_bytes(self, parameters: usize) -> Option<usize> {
+        match self {
+            Self::StepF32 | Self::StepF16 => self.step_bytes(parameters).map(most_compressed_bytes),
+            // A byte is [`MAX_BITS`].
+            Self::StepRotated | Self::StepSparse => parameters.checked_add(lossy::HEADER),
+            Self::Sums => None,
+        }
+    }
+}
+
+/// No honest compressor makes more of `raw` bytes (zstd's `ZSTD_COMPRESSBOUND` stays below this).
+pub const fn most_compressed_bytes(raw: usize) -> usize {
+    raw.saturating_add(raw / 128 + 1024)
 }
 
 /// An encoded contribution.

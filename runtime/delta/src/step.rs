@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use crate::{Codec, DeltaError, Encoded, compress, planes};
+use crate::{Codec, DeltaError, Encoded, compress, lossy, planes};
 
 /// An encoded step and what the receiver will read from it.
 #[derive(Debug, Clone, PartialEq)]
@@ -14,7 +14,7 @@ pub struct EncodedStep {
     pub decoded: Vec<f32>,
 }
 
-/// Encodes a step of flat parameters.
+/// Encodes a step of flat parameters as f32 or f16; [`encode_lossy`](crate::encode_lossy) has the other codecs.
 ///
 /// # Errors
 /// `NotFinite` where a value is NaN or infinite in the codec's precision, `TooLarge`, `WrongKind`.
@@ -32,7 +32,7 @@ pub fn encode_step(codec: Codec, step: &[f32]) -> Result<EncodedStep, DeltaError
                 words.extend_from_slice(&rounded.to_le_bytes());
                 rounded.to_f32()
             }
-            Codec::Sums => return Err(DeltaError::WrongKind(codec)),
+            Codec::Sums | Codec::StepRotated | Codec::StepSparse => return Err(DeltaError::WrongKind(codec)),
         };
         if !received.is_finite() {
             return Err(DeltaError::NotFinite { index });
@@ -48,6 +48,9 @@ pub fn encode_step(codec: Codec, step: &[f32]) -> Result<EncodedStep, DeltaError
 /// # Errors
 /// `WrongKind`, `TooLarge`, `Corrupt` or `Length` where the blob is not such a step, `NotFinite`.
 pub fn decode_step(codec: Codec, blob: &[u8], parameters: usize) -> Result<Vec<f32>, DeltaError> {
+    if matches!(codec, Codec::StepRotated | Codec::StepSparse) {
+        return lossy::decode(codec, blob, parameters);
+    }
     let width = width(codec)?;
     let raw = compress::decompress(blob, parameters.saturating_mul(width))?;
     let words = planes::join(&raw, width);
@@ -123,10 +126,17 @@ mod tests {
 
     #[test]
     fn numbers_are_fixed_for_ever() {
-        for (codec, number) in [(Codec::StepF32, 1), (Codec::StepF16, 2), (Codec::Sums, 16)] {
+        let numbers = [
+            (Codec::StepF32, 1),
+            (Codec::StepF16, 2),
+            (Codec::StepRotated, 3),
+            (Codec::StepSparse, 4),
+            (Codec::Sums, 16),
+        ];
+        for (codec, number) in numbers {
             assert_eq!(codec.number(), number);
             assert_eq!(Codec::from_number(number), Ok(codec));
         }
-        assert_eq!(Codec::from_number(3), Err(DeltaError::UnknownCodec(3)));
+        assert_eq!(Codec::from_number(5), Err(DeltaError::UnknownCodec(5)));
     }
 }

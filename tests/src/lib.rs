@@ -9,6 +9,7 @@
 //! | `broker`, `client` | Mosquitto, and a plain MQTT client beside the product's own |
 //! | `site` | agents and aggregators with their folders and configurations |
 //! | `data` | real samples as the payloads a camera or a sensor sends |
+//! | `fuzz` | a fuzz target for every decoder |
 //! | `crash` | the seeded kill schedule and the checks of invariants 1 and 2 |
 
 #![expect(clippy::missing_panics_doc, reason = "a test ends by panicking, and says why")]
@@ -17,6 +18,7 @@ pub mod broker;
 pub mod client;
 pub mod crash;
 pub mod data;
+pub mod fuzz;
 pub mod process;
 pub mod programs;
 pub mod site;

@@ -226,7 +226,7 @@ pub fn prepare() -> Prepared {
     Prepared { folder, labels }
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("a temporary folder can be made");
     for entry in fs::read_dir(from).expect("the prepared folder is there") {
         let entry = entry.expect("the prepared folder can be read");
@@ -509,7 +509,7 @@ impl Run<'_> {
 }
 
 /// Whether `outcome` is that of the undisturbed run, bit for bit; the first difference where it is not.
-fn compare(undisturbed: &Outcome, outcome: &Outcome) -> Result<(), Violation> {
+pub(crate) fn compare(undisturbed: &Outcome, outcome: &Outcome) -> Result<(), Violation> {
     let differs = |what: String| Err(Violation::Differs(what));
     if undisturbed.totals != outcome.totals {
         let counts = |totals: &[u8]| Sums::from_bytes(totals).map(|sums| sums.counts().to_vec());

@@ -10,6 +10,7 @@
 //! | `site` | agents and aggregators with their folders and configurations |
 //! | `data` | real samples as the payloads a camera or a sensor sends |
 //! | `fuzz` | a fuzz target for every decoder |
+//! | `soak` | random kills over a whole fleet, and the ledger of every contribution |
 //! | `crash` | the seeded kill schedule and the checks of invariants 1 and 2 |
 
 #![expect(clippy::missing_panics_doc, reason = "a test ends by panicking, and says why")]
@@ -22,4 +23,5 @@ pub mod fuzz;
 pub mod process;
 pub mod programs;
 pub mod site;
+pub mod soak;
 pub mod wait;

@@ -2,6 +2,10 @@
 # make test   everything that must hold, end to end
 # make test-aarch64     the golden tests once more, as a Raspberry Pi 4 and 5 would compute them (qemu)
 # make models-report    what the backbones reach on real data: models/report/report.json and the model cards
+# make soak          200 SIGKILLs over a fleet during live rounds: target/bench/soak.json (SEED, SCHEDULE, KILLS)
+# make fuzz          every fuzz target under libFuzzer for FUZZ_SECONDS (600) each
+# make mutate        100,000 damaged frames against a live aggregator and a live agent (FRAMES, SEED)
+# make bad-line      64 kbit/s, 5 % loss, 800 ms: target/bench/line.json
 # make bench-backbone   what every exit costs on this machine: target/bench/backbone.json
 # All install what they miss and say what. Needed beforehand: a Debian or Ubuntu machine, Rust (rustup) and
 # Python 3. Everything that is built or fetched stays under target/, except packages and cargo's own caches.
@@ -13,10 +17,10 @@ DEMO_ARGS ?=
 REPORT_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: help demo test build onnxruntime models models-report bench-backbone test-aarch64 clean
+.PHONY: help demo test build onnxruntime models models-report bench-backbone test-aarch64 soak fuzz mutate bad-line harsh clean
 
 help:
-	@sed -n 's/^# //p' Makefile | head -7
+	@sed -n 's/^# //p' Makefile | head -11
 
 demo: build
 	target/release/loadonce demo $(DEMO_ARGS)
@@ -43,6 +47,27 @@ models-report: build
 
 bench-backbone: build
 	models/report.sh bench $(BENCH_ARGS)
+
+# The programs under test are release builds, and so is what drives them.
+harsh: build
+	@tests/prepare test
+	cargo build --release --locked -p loadonce-tests --bins
+
+soak: harsh
+	target/release/soak
+
+bad-line: harsh
+	target/release/line
+
+fuzz: onnxruntime
+	@tests/prepare build
+	tests/fuzz/run
+
+mutate: onnxruntime
+	@tests/prepare test
+	cargo build --locked -p loadonce-agent -p loadonce-aggregator
+	LOADONCE_FRAMES=$(or $(FRAMES),100000) LOADONCE_SEED=$(or $(SEED),1) \
+		cargo test --locked -p loadonce-tests --test mutated -- --nocapture
 
 clean:
 	cargo clean

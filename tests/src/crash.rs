@@ -509,7 +509,7 @@ impl Run<'_> {
 }
 
 /// Whether `outcome` is that of the undisturbed run, bit for bit; the first difference where it is not.
-pub(crate) fn compare(undisturbed: &Outcome, outcome: &Outcome) -> Result<(), Violation> {
+fn compare(undisturbed: &Outcome, outcome: &Outcome) -> Result<(), Violation> {
     let differs = |what: String| Err(Violation::Differs(what));
     if undisturbed.totals != outcome.totals {
         let counts = |totals: &[u8]| Sums::from_bytes(totals).map(|sums| sums.counts().to_vec());

@@ -94,6 +94,8 @@ pub struct AgentOptions {
     pub spool: Option<PathBuf>,
     /// The broker, if it is not the site's.
     pub broker: Option<String>,
+    /// The data plane's broker, if it is not the same.
+    pub data: Option<String>,
     /// Is told of every line of the log.
     pub observer: Option<Observer>,
 }
@@ -105,6 +107,7 @@ impl Default for AgentOptions {
             library: programs::onnxruntime(),
             spool: None,
             broker: None,
+            data: None,
             observer: None,
         }
     }
@@ -212,15 +215,17 @@ impl Site {
     pub fn agent_config(&self, name: &str, options: &AgentOptions) -> String {
         let spool =
             options.spool.as_ref().map(|folder| format!("[spool]\nfolder = \"{}\"\n", folder.display()));
+        let data = options.data.as_ref().map(|url| format!("[data]\nbroker = \"{url}\"\n"));
         format!(
             "site = \"{SITE}\"\ngateway = \"{name}\"\nstate = \"{}\"\n\
              [backbone]\nbundle = \"{}\"\nlibrary = \"{}\"\n\
-             [uplink]\nbroker = \"{}\"\nbackoff_cap_s = 1\n[trust]\nfirst_use = true\n{}",
+             [uplink]\nbroker = \"{}\"\nbackoff_cap_s = 1\n[trust]\nfirst_use = true\n{}{}",
             self.state(name).display(),
             options.bundle.display(),
             options.library.display(),
             options.broker.clone().unwrap_or_else(|| self.broker.url()),
             spool.unwrap_or_default(),
+            data.unwrap_or_default(),
         )
     }
 

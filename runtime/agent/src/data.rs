@@ -5,7 +5,7 @@ use crate::outgoing::{Outgoing, Side};
 use crate::recent::Recent;
 use crate::record::{Given, Record};
 use crate::refusal::Refusal;
-use crate::samples::{self, Labelled};
+use crate::samples::{self, Dropped, Labelled};
 use crate::serving::{answer, prediction};
 use crate::spool::{Fate, Item};
 use crate::task::Task;
@@ -239,7 +239,7 @@ impl Agent {
             return Ok(());
         }
         let bound = self.config.store.samples_per_task;
-        let mut dropped = 0;
+        let mut dropped = Dropped::default();
         let mut known = Vec::with_capacity(self.unwritten.len());
         let tx = self.database.begin_write()?;
         for change in &self.unwritten {
@@ -275,7 +275,8 @@ impl Agent {
                 task.stale_census = true;
             }
         }
-        *self.counters.refusals.entry("samples_evicted").or_default() += dropped;
+        *self.counters.refusals.entry("samples_evicted").or_default() += dropped.samples;
+        *self.counters.refusals.entry("labels_evicted").or_default() += dropped.untold;
         *self.counters.refusals.entry("label_without_sample").or_default() = self.early.dropped;
         Ok(())
     }

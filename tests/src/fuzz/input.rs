@@ -10,7 +10,7 @@ use crate::programs::{bundle, root};
 
 /// One declaration for each way through the decoders.
 const SPECS: [&str; 5] = [
-    r#"{"modality":"window","channels":1,"points":64,"levels":true}"#,
+    r#"{"modality":"window","channels":1,"points":64,"levels":true,"range":[-10,10]}"#,
     r#"{"modality":"window","channels":2,"length":40,"points":64,"rate":10.0,"units":"g","range":[[0,1],[-1,1]]}"#,
     r#"{"modality":"window","channels":3,"points":64}"#,
     r#"{"modality":"picture","levels":true}"#,

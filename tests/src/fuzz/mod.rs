@@ -18,6 +18,7 @@ mod mutate;
 mod wire;
 
 pub use mutate::Mutator;
+pub use wire::make_crc_true;
 
 /// A fuzz target.
 #[derive(Clone, Copy)]

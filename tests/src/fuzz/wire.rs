@@ -34,7 +34,7 @@ pub(super) fn run(data: &[u8]) {
 }
 
 /// CRC-32C of bytes 0–55 and the payload, put where it belongs.
-fn make_crc_true(bytes: &mut [u8]) {
+pub fn make_crc_true(bytes: &mut [u8]) {
     if bytes.len() < HEADER {
         return;
     }

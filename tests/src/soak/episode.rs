@@ -36,7 +36,7 @@ const BATCH_EVERY: Duration = Duration::from_millis(1500);
 /// Between two attempts to deliver labels that are not on a gateway's disk.
 const LABELS_AGAIN: Duration = Duration::from_millis(700);
 /// Between two looks at the processes.
-const LOOK: Duration = Duration::from_millis(5);
+const LOOK: Duration = Duration::from_millis(10);
 /// After this long at rest nothing more will happen by itself: the faults write late by less.
 const STILL: Duration = Duration::from_secs(6);
 /// Longest time from the last kill to the end.

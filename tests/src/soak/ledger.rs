@@ -72,8 +72,12 @@ impl Ledger {
                 self.enqueued.insert(place, kind);
             } else if fields.contains("boundary=\"ack.received\"") {
                 if fields.contains("status=Refused") {
-                    let reason = fields.split("reason=").nth(1).unwrap_or_default();
-                    self.refused.insert(place, reason.trim_matches('"').to_owned());
+                    let reason = fields.split("reason=\"").nth(1).and_then(|rest| rest.split('"').next());
+                    let reason = reason.unwrap_or_default();
+                    // After these the entry stays.
+                    if !["unknown_gateway", "unknown_task", "sequence_conflict"].contains(&reason) {
+                        self.refused.insert(place, reason.to_owned());
+                    }
                 } else {
                     self.acknowledged.insert(place);
                 }

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use loadonce_aggregator::Aggregator;
 use loadonce_aggregator::config::Config;
 use loadonce_module::Sums;
 use loadonce_rounds::{LineageEntry, Made};
-use loadonce_store::redb::{ReadableTableMetadata, TableDefinition};
 use loadonce_store::{Database, Kind};
 use loadonce_trust::{Identity, encode_hex, hash};
 use serde_json::Value;
@@ -19,8 +19,8 @@ use super::schedule::{Kill, Schedule};
 use crate::broker::Memory;
 use crate::client::Client;
 use crate::crash::copy;
-use crate::data;
 use crate::site::{AgentOptions, AggregatorOptions, Program, Site, Task, digits, topic_of};
+use crate::{data, programs};
 
 /// Gateways of every episode.
 pub const GATEWAYS: [&str; 5] = ["g1", "g2", "g3", "g4", "g5"];
@@ -98,6 +98,8 @@ pub struct Found {
     pub refused: BTreeMap<String, usize>,
     /// Repeats that the aggregator recognised.
     pub recognised: usize,
+    /// Whether the journal made every version again; nothing where the program cannot do that.
+    pub replayed: Option<bool>,
     /// Contributions that are gone, in words.
     pub lost: Vec<String>,
     /// Contributions that count more than once, in words.
@@ -413,6 +415,13 @@ impl Run<'_> {
                 wrong.push(format!("{} panicked", program.name));
             }
         }
+        let replayed = replay(
+            &self.plan.aggregator.clone().unwrap_or_else(programs::aggregator),
+            &self.aggregator.state,
+        );
+        if let Some(Err(what)) = &replayed {
+            wrong.push(format!("the journal does not make every version again: {what}"));
+        }
         let mut refused = BTreeMap::new();
         for reason in self.ledger.refused.values() {
             *refused.entry(reason.clone()).or_default() += 1;
@@ -426,11 +435,25 @@ impl Run<'_> {
             applied: self.ledger.applied.len(),
             refused,
             recognised: self.aggregator.log().count(0, "contribution was applied before"),
+            replayed: replayed.map(|replayed| replayed.is_ok()),
             lost,
             doubled,
             wrong,
         })
     }
+}
+
+/// Has the aggregator's own program make every version again from its journal, if it knows how.
+fn replay(program: &Path, state: &Path) -> Option<Result<(), String>> {
+    let run = |arguments: &[&std::ffi::OsStr]| Command::new(program).args(arguments).output().ok();
+    let help = run(&["--help".as_ref()])?;
+    if !String::from_utf8_lossy(&help.stdout).contains("--verify-journal") {
+        return None;
+    }
+    let verified = run(&["--verify-journal".as_ref(), state.as_os_str()])?;
+    let said =
+        String::from_utf8_lossy(&verified.stdout).into_owned() + &String::from_utf8_lossy(&verified.stderr);
+    Some(if verified.status.success() { Ok(()) } else { Err(said) })
 }
 
 struct Journal {
@@ -440,20 +463,15 @@ struct Journal {
 }
 
 fn read_journal(folder: &Path) -> Result<Journal, String> {
-    const PENDING: TableDefinition<[u8; 80], &[u8]> = TableDefinition::new("pending");
     let config = Config::read(&folder.join("aggregator.conf.toml")).map_err(|error| error.to_string())?;
     let key =
         std::fs::read_to_string(config.state.join("aggregator.key")).map_err(|error| error.to_string())?;
     let identity = Identity::from_file_text(&key).map_err(|error| error.to_string())?;
     let database =
         Database::open(&config.state.join("aggregator.redb"), 1 << 20).map_err(|error| error.to_string())?;
-    let pending = {
-        let tx = database.begin_read().map_err(|error| error.to_string())?;
-        let table = tx.open_table(PENDING).map_err(|error| error.to_string())?;
-        table.len().map_err(|error| error.to_string())?
-    };
     let core = Aggregator::open(config.settings, identity, database, 0).map_err(|error| error.to_string())?;
     let lineage = core.lineage("digits").map_err(|error| error.to_string())?;
     let totals = core.totals("digits").map_err(|error| error.to_string())?.unwrap_or_default();
+    let pending = core.figures(0).tasks.iter().map(|task| task.round_contributions as u64).sum();
     Ok(Journal { outcome: Outcome { lineage, totals }, pending })
 }

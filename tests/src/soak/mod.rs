@@ -66,6 +66,7 @@ pub fn figures(plan: &Plan, found: &Found, equal: Option<bool>) -> Value {
         "lost": found.lost.len(),
         "doubled": found.doubled.len(),
         "applied_equals_acknowledged": !found.wrong.iter().any(|what| what.starts_with("applied and acknowledged")),
+        "journal_replayed": found.replayed,
         "wrong": found.wrong,
         "lineage_equal": equal,
     })

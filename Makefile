@@ -2,6 +2,10 @@
 # make test   everything that must hold, end to end
 # make test-aarch64     the golden tests once more, as a Raspberry Pi 4 and 5 would compute them (qemu)
 # make models-report    what the backbones reach on real data: models/report/report.json and the model cards
+# make soak          200 SIGKILLs over a fleet during live rounds: target/bench/soak.json (SEED, SCHEDULE, KILLS)
+# make fuzz          every fuzz target under libFuzzer for FUZZ_SECONDS (600) each
+# make mutate        100,000 damaged frames against a live aggregator and a live agent (FRAMES, SEED)
+# make bad-line      64 kbit/s, 5 % loss, 800 ms: target/bench/line.json
 # make bench-backbone   what every exit costs on this machine: target/bench/backbone.json
 # make explore          delivery under losses, deaths and cuts: SCHEDULES random walks from SEED on
 # make bench-fleet      ten thousand gateways against one aggregator, a broker that dies: target/bench/fleet.json
@@ -18,10 +22,11 @@ BENCH_ARGS ?=
 export SEED ?= 1
 SCHEDULES ?= 200000
 
-.PHONY: help demo test build onnxruntime models models-report bench-backbone test-aarch64 explore bench-fleet bench-idle clean
+.PHONY: help demo test build onnxruntime models models-report bench-backbone test-aarch64 explore bench-fleet bench-idle \
+	soak fuzz mutate bad-line harsh clean
 
 help:
-	@sed -n 's/^# //p' Makefile | head -10
+	@sed -n '/^# make/s/^# //p' Makefile
 
 demo: build
 	target/release/loadonce demo $(DEMO_ARGS)
@@ -64,6 +69,27 @@ bench-idle: onnxruntime
 	@tests/prepare test
 	cargo build --release --locked -p loadonce-aggregator -p loadonce-agent -p loadonce-tests --bin loadonce-aggregator --bin loadonce-agent --bin idle
 	target/release/idle
+
+# The programs under test are release builds, and so is what drives them.
+harsh: build
+	@tests/prepare test
+	cargo build --release --locked -p loadonce-tests --bins
+
+soak: harsh
+	target/release/soak
+
+bad-line: harsh
+	target/release/line
+
+fuzz: onnxruntime
+	@tests/prepare build
+	tests/fuzz/run
+
+mutate: onnxruntime
+	@tests/prepare test
+	cargo build --locked -p loadonce-agent -p loadonce-aggregator
+	LOADONCE_FRAMES=$(or $(FRAMES),100000) LOADONCE_SEED=$(or $(SEED),1) \
+		cargo test --locked -p loadonce-tests --test mutated -- --nocapture
 
 clean:
 	cargo clean

@@ -5,6 +5,8 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use rustix::process::{Signal, kill_process};
+
 use crate::process::{Log, Process};
 use crate::programs::system;
 use crate::wait::until;
@@ -12,7 +14,17 @@ use crate::wait::until;
 /// Ports tried before giving up: another program may take a free one first.
 const TRIES: usize = 20;
 
-/// A running broker; restarted on the same port it has forgotten everything, retained messages included.
+/// What a broker remembers over a restart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Memory {
+    /// Nothing, retained messages included.
+    None,
+    /// What it last wrote to its disk, as Mosquitto's packages configure it: at a good end, every half hour, and
+    /// after [`Broker::save`].
+    Saved,
+}
+
+/// A running broker; restarted on the same port it remembers what its [`Memory`] says.
 pub struct Broker {
     /// Its port.
     pub port: u16,
@@ -29,6 +41,20 @@ pub fn free_port() -> u16 {
 impl Broker {
     /// Starts one with its configuration and log in `folder`.
     pub fn start(folder: &Path) -> Self {
+        Self::with_memory(folder, Memory::None)
+    }
+
+    /// The same, of a broker that remembers as `memory` says.
+    pub fn with_memory(folder: &Path, memory: Memory) -> Self {
+        let persistence = match memory {
+            Memory::None => "persistence false".to_owned(),
+            Memory::Saved => {
+                let kept = folder.join("mosquitto");
+                fs::create_dir_all(&kept).expect("a temporary folder can be made");
+                // As root it would give up its rights, and with them this folder.
+                format!("persistence true\npersistence_location {}/\nuser root", kept.display())
+            }
+        };
         let config = folder.join("mosquitto.conf");
         let log = Log::new(&folder.join("mosquitto.log"));
         for _ in 0..TRIES {
@@ -37,7 +63,7 @@ impl Broker {
                 &config,
                 format!(
                     // Without this the kernel holds small messages back for 40 ms.
-                    "listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\nset_tcp_nodelay true\n\
+                    "listener {port} 127.0.0.1\nallow_anonymous true\n{persistence}\nset_tcp_nodelay true\n\
                      log_dest stderr\nlog_type error\nlog_type warning\nlog_type notice\nlog_type subscribe\n"
                 ),
             )
@@ -72,6 +98,12 @@ impl Broker {
     /// Its log.
     pub fn log(&self) -> &Log {
         &self.process.log
+    }
+
+    /// Makes it write to its disk what it knows now; a later restart goes back to this, however old it is by then.
+    pub fn save(&self) {
+        kill_process(self.process.pid(), Signal::USR1)
+            .expect("a child that was not waited for can be signalled");
     }
 
     /// SIGKILL.

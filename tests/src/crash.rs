@@ -226,7 +226,7 @@ pub fn prepare() -> Prepared {
     Prepared { folder, labels }
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("a temporary folder can be made");
     for entry in fs::read_dir(from).expect("the prepared folder is there") {
         let entry = entry.expect("the prepared folder can be read");

@@ -10,16 +10,23 @@
 //! | `site` | agents and aggregators with their folders and configurations |
 //! | `data` | real samples as the payloads a camera or a sensor sends |
 //! | `fleet` | a site for `loadonce sim` |
+//! | `fuzz` | a fuzz target for every decoder |
+//! | `line`, `badline` | a slow, lossy, far line, and a gateway behind it |
+//! | `soak` | random kills over a whole fleet, and the ledger of every contribution |
 //! | `crash` | the seeded kill schedule and the checks of invariants 1 and 2 |
 
 #![expect(clippy::missing_panics_doc, reason = "a test ends by panicking, and says why")]
 
+pub mod badline;
 pub mod broker;
 pub mod client;
 pub mod crash;
 pub mod data;
 pub mod fleet;
+pub mod fuzz;
+pub mod line;
 pub mod process;
 pub mod programs;
 pub mod site;
+pub mod soak;
 pub mod wait;

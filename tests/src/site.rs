@@ -8,7 +8,7 @@ use loadonce_store::{Slot, Slots};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::broker::Broker;
+use crate::broker::{Broker, Memory};
 use crate::client::Client;
 use crate::process::{Log, Observer, Process};
 use crate::programs;
@@ -24,8 +24,10 @@ pub struct Task {
     pub name: &'static str,
     /// The lines that never vary.
     pub head: &'static str,
-    /// Gateways that close a round, and without which none closes; there is no deadline.
+    /// Gateways that close a round, and without which none closes where there is no deadline.
     pub quorum: usize,
+    /// Seconds after which one gateway's contribution closes a round; 0 for no deadline.
+    pub deadline_s: u64,
     /// Gradient rounds.
     pub steps: u64,
     /// Labels without which a gateway contributes nothing.
@@ -42,7 +44,7 @@ backbone = "sense-tiny"
 classes = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]
 input = { modality = "picture" }
 module = { kind = "ladder", rank = 16, features = 64 }"#;
-    Task { name: "digits", head, quorum, steps, min_labels, more: String::new() }
+    Task { name: "digits", head, quorum, deadline_s: 0, steps, min_labels, more: String::new() }
 }
 
 /// Telling motions apart.
@@ -53,15 +55,16 @@ backbone = "sense-tiny"
 classes = ["badminton", "running", "standing", "walking"]
 input = { modality = "window", channels = 6, length = 100 }
 module = { kind = "ladder", rank = 16, features = 64 }"#;
-    Task { name: "motion", head, quorum, steps, min_labels, more: String::new() }
+    Task { name: "motion", head, quorum, deadline_s: 0, steps, min_labels, more: String::new() }
 }
 
 impl Task {
     /// The manifest's text.
     pub fn toml(&self) -> String {
-        let Self { head, quorum, steps, min_labels, more, .. } = self;
+        let Self { head, quorum, deadline_s, steps, min_labels, more, .. } = self;
+        let minimum = if *deadline_s > 0 { 1 } else { *quorum };
         format!(
-            "{head}\n[rounds]\nquorum = {quorum}\nminimum = {quorum}\ndeadline_s = 0\nsteps = {steps}\n\
+            "{head}\n[rounds]\nquorum = {quorum}\nminimum = {minimum}\ndeadline_s = {deadline_s}\nsteps = {steps}\n\
              [sync]\nsettle_s = 0.3\nmin_labels = {min_labels}\nheldout = 0.2\n{more}\n"
         )
     }
@@ -147,8 +150,13 @@ impl Site {
 
     /// In `folder`, which stays.
     pub fn at(folder: &Path) -> Self {
+        Self::with_memory(folder, Memory::None)
+    }
+
+    /// In `folder`, which stays, with a broker that remembers as `memory` says.
+    pub fn with_memory(folder: &Path, memory: Memory) -> Self {
         fs::create_dir_all(folder).expect("a temporary folder can be made");
-        Self { broker: Broker::start(folder), folder: folder.to_owned(), temporary: None }
+        Self { broker: Broker::with_memory(folder, memory), folder: folder.to_owned(), temporary: None }
     }
 
     /// The site's folder.
@@ -207,6 +215,7 @@ impl Site {
     pub fn agent_config(&self, name: &str, options: &AgentOptions) -> String {
         let spool =
             options.spool.as_ref().map(|folder| format!("[spool]\nfolder = \"{}\"\n", folder.display()));
+        let data = options.data.as_ref().map(|url| format!("[data]\nbroker = \"{url}\"\n"));
         format!(
             "site = \"{SITE}\"\ngateway = \"{name}\"\nstate = \"{}\"\n\
              [backbone]\nbundle = \"{}\"\nlibrary = \"{}\"\n\
@@ -215,7 +224,7 @@ impl Site {
             options.bundle.display(),
             options.library.display(),
             options.broker.clone().unwrap_or_else(|| self.broker.url()),
-            options.data.as_ref().map(|url| format!("[data]\nbroker = \"{url}\"\n")).unwrap_or_default(),
+            data.unwrap_or_default(),
             spool.unwrap_or_default(),
         )
     }

@@ -25,7 +25,15 @@ backbone = "sense-tiny"
 input = { modality = "window", channels = 1, length = 48 }
 module = { kind = "probe" }
 forecast = { horizon = 6, season = 24, step_s = 3600, calendar = ["day"] }"#;
-    Task { name: "demand", head, quorum: 2, steps: STEPS, min_labels: HOURS - HORIZON, more: String::new() }
+    Task {
+        name: "demand",
+        head,
+        quorum: 2,
+        deadline_s: 0,
+        steps: STEPS,
+        min_labels: HOURS - HORIZON,
+        more: String::new(),
+    }
 }
 
 /// What a spindle's accelerometer tells: two axes.
@@ -37,7 +45,7 @@ input = { modality = "window", channels = 2, range = [-4, 4], levels = true }
 module = { kind = "moments" }
 anomaly = { false_alarms = 0.1, learn = 150 }"#;
     let min_labels = NORMAL + ANOMALOUS;
-    Task { name: "spindle", head, quorum: 2, steps: 0, min_labels, more: String::new() }
+    Task { name: "spindle", head, quorum: 2, deadline_s: 0, steps: 0, min_labels, more: String::new() }
 }
 
 /// Consumption of a gateway's plant at an hour: a day's rhythm at its own level and size, and noise.
@@ -295,7 +303,15 @@ input = { modality = "window", channels = 2 }
 module = { kind = "probe", rank = 8, choose = "trained" }
 anomaly = { false_alarms = 0.1, learn = 150 }"#;
     let min_labels = NORMAL + ANOMALOUS;
-    let task = Task { name: "spindle", head, quorum: 1, steps: STEPS, min_labels, more: String::new() };
+    let task = Task {
+        name: "spindle",
+        head,
+        quorum: 1,
+        deadline_s: 0,
+        steps: STEPS,
+        min_labels,
+        more: String::new(),
+    };
     let mut aggregator = site.aggregator(&[task], AggregatorOptions::default());
     let mut agent = site.agent("press-1", AgentOptions::default());
     let client = site.client(&["gw/+/out/#"]);

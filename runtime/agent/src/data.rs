@@ -5,7 +5,7 @@ use crate::outgoing::{Outgoing, Side};
 use crate::recent::Recent;
 use crate::record::{Given, Record, RecordRef};
 use crate::refusal::Refusal;
-use crate::samples::{self, Labelled};
+use crate::samples::{self, Dropped, Labelled};
 use crate::serving::{answer, prediction};
 use crate::spool::{Fate, Item};
 use crate::task::{Census, Task};
@@ -253,7 +253,7 @@ impl Agent {
             return Ok(());
         }
         let bound = self.config.store.samples_per_task;
-        let mut dropped = 0;
+        let mut dropped = Dropped::default();
         let mut known = Vec::with_capacity(self.unwritten.len());
         let tx = self.database.begin_write()?;
         let mut counted: BTreeMap<String, Census> =
@@ -301,7 +301,8 @@ impl Agent {
             }
         }
         self.unwritten_since_ms = None;
-        *self.counters.refusals.entry("samples_evicted").or_default() += dropped;
+        *self.counters.refusals.entry("samples_evicted").or_default() += dropped.samples;
+        *self.counters.refusals.entry("labels_evicted").or_default() += dropped.untold;
         *self.counters.refusals.entry("label_without_sample").or_default() = self.early.dropped;
         Ok(())
     }

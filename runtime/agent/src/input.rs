@@ -96,7 +96,7 @@ impl Reader {
 }
 
 /// The time and series of a JSON window; other forms have none.
-fn place(payload: &[u8]) -> Result<Option<Place>, Refusal> {
+pub(crate) fn place(payload: &[u8]) -> Result<Option<Place>, Refusal> {
     let start = payload.iter().find(|byte| !byte.is_ascii_whitespace() && !b"\xef\xbb\xbf".contains(byte));
     if start != Some(&b'{') {
         return Ok(None);

@@ -39,6 +39,11 @@ struct SlotInfo {
     reject: Option<f32>,
 }
 
+/// Whether a slot's description reads.
+pub(crate) fn read_description(text: &[u8]) -> bool {
+    serde_json::from_slice::<SlotInfo>(text).is_ok()
+}
+
 impl Agent {
     /// Serves what the slot holds, if it fits the task; anything else is refused by type and counted.
     pub(crate) fn load_slot(&mut self, task: &mut Task) {

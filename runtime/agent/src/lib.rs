@@ -36,3 +36,32 @@ pub use edge::REPORT_EVERY;
 pub use figures::{Histogram, Latency};
 pub use outgoing::{Outgoing, Side};
 pub use starts::count_failed;
+
+/// Decoders of this crate that have no public face, for the fuzz targets; no part of the interface.
+#[doc(hidden)]
+pub mod fuzz {
+    use crate::record::{Given, Record, RecordRef};
+
+    /// Reads a remembered sample and uses it as the agent does; whether it read.
+    pub fn sample_record(bytes: &[u8], given: u16) -> bool {
+        let (Some(mut record), Some(read)) = (Record::decode(bytes), RecordRef::decode(bytes)) else {
+            return false;
+        };
+        let label = read.summed([0; 8]).unwrap_or(given);
+        let _values = (read.values(label).count(), read.features().count(), read.touched_by(1));
+        record.give(&Given::Class(given));
+        record.give(&Given::Values(vec![f64::from(given); usize::from(given % 32)]));
+        record.mark([7; 8], record.label, 3);
+        Record::decode(&record.encode()).is_some()
+    }
+
+    /// Reads what a window says of its time and its series; whether it said anything.
+    pub fn window_stamp(payload: &[u8]) -> bool {
+        crate::input::place(payload).is_ok_and(|place| place.is_some())
+    }
+
+    /// Reads the description of what a slot serves; whether it read.
+    pub fn slot_description(text: &[u8]) -> bool {
+        crate::install::read_description(text)
+    }
+}

@@ -169,6 +169,11 @@ impl<'a> RecordRef<'a> {
         self.marks().any(|mark| mark.sequence == sequence)
     }
 
+    /// Whether it has a label that no sum ever took, and that one was to take.
+    pub(crate) fn is_untold(&self) -> bool {
+        self.label.is_some() && !self.heldout && self.marks().all(|mark| mark.class.is_none())
+    }
+
     /// Its features, in 2⁻¹² units.
     pub(crate) fn features(&self) -> impl ExactSizeIterator<Item = i16> + use<'a> {
         self.features.as_chunks::<2>().0.iter().map(|&bytes| i16::from_le_bytes(bytes))

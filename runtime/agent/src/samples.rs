@@ -42,15 +42,31 @@ fn tell(watch: &mut Watch<'_>, bytes: &[u8], sign: i64) {
     }
 }
 
+/// Samples that went to make room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Dropped {
+    /// All of them.
+    pub samples: u64,
+    /// Those whose label no sum had taken yet: what they could have taught is gone.
+    pub untold: u64,
+}
+
+impl std::ops::AddAssign for Dropped {
+    fn add_assign(&mut self, other: Self) {
+        self.samples += other.samples;
+        self.untold += other.untold;
+    }
+}
+
 /// Adds a sample, or gives a known one its new label; drops the oldest above `bound`. Of a task the first `learn`
-/// samples without a label are labelled [`NORMAL`]. Returns how many were dropped.
+/// samples without a label are labelled [`NORMAL`]. Returns what was dropped.
 pub(crate) fn put(
     tx: &WriteTransaction,
     task: &str,
     record: &Record,
     (bound, learn): (u64, u64),
     watch: &mut Watch<'_>,
-) -> Result<u64, SamplesError> {
+) -> Result<Dropped, SamplesError> {
     let mut samples = tx.open_table(SAMPLES)?;
     let mut ids = tx.open_table(IDS)?;
     let mut next = tx.open_table(NEXT)?;
@@ -79,7 +95,7 @@ pub(crate) fn put(
         let merged = merged.encode();
         tell(watch, &merged, 1);
         samples.insert((task, number), merged.as_slice())?;
-        return Ok(0);
+        return Ok(Dropped::default());
     }
     let number = next.get(task)?.map_or(0, |n| n.value());
     next.insert(task, number + 1)?;
@@ -89,15 +105,16 @@ pub(crate) fn put(
     tell(watch, &stored, 1);
     samples.insert((task, number), stored.as_slice())?;
     ids.insert((task, record.id.as_str()), number)?;
-    let mut dropped = 0;
-    while let Some(oldest) = number.checked_sub(bound + dropped) {
+    let mut dropped = Dropped::default();
+    while let Some(oldest) = number.checked_sub(bound + dropped.samples) {
         // Numbers are dense from the oldest on, so at most one or two go per insertion.
         let Some(gone) = samples.remove((task, oldest))? else { break };
         if let Some(gone) = RecordRef::decode(gone.value()) {
             watch(&gone, -1);
             ids.remove((task, gone.id))?;
+            dropped.untold += u64::from(gone.is_untold());
         }
-        dropped += 1;
+        dropped.samples += 1;
     }
     Ok(dropped)
 }

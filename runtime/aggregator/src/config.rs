@@ -274,3 +274,8 @@ fn parse<T: for<'de> Deserialize<'de>>(path: &Path, text: &str) -> Result<T, Con
     toml::from_str(text)
         .map_err(|error| ConfigError::Parse { path: path.to_owned(), detail: error.to_string() })
 }
+
+/// Whether `text` has the keys and types of a configuration.
+pub(crate) fn parses(text: &str) -> bool {
+    toml::from_str::<File>(text).is_ok()
+}

@@ -133,7 +133,7 @@ impl<'a> Pending<'a> {
         [&(manifest.len() as u16).to_le_bytes(), manifest, blob].concat()
     }
 
-    fn decode(bytes: &'a [u8]) -> Option<Self> {
+    pub(crate) fn decode(bytes: &'a [u8]) -> Option<Self> {
         let (length, rest) = bytes.split_first_chunk::<2>()?;
         let (manifest, blob) = rest.split_at_checked(usize::from(u16::from_le_bytes(*length)))?;
         Some(Self { manifest: Manifest::decode(manifest).ok()?, blob })

@@ -41,3 +41,19 @@ pub use outgoing::{Note, Outgoing};
 pub use registry::Vitals;
 pub use run::{RunError, run};
 pub use settings::{Admission, Settings, Task};
+
+/// Decoders of this crate that have no public face, for the fuzz targets; no part of the interface.
+#[doc(hidden)]
+pub mod fuzz {
+    use crate::journal::Pending;
+
+    /// Reads a contribution that the journal keeps; whether it read.
+    pub fn pending(bytes: &[u8]) -> bool {
+        Pending::decode(bytes).is_some()
+    }
+
+    /// Reads the text of a configuration without validating what it says; whether it read.
+    pub fn config(text: &str) -> bool {
+        crate::config::parses(text)
+    }
+}

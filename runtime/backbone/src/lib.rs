@@ -42,3 +42,27 @@ pub use prepared::{Channel, Prepared, Treatment};
 pub use preparer::{MAX_PAYLOAD_BYTES, MAX_TAIL, Preparer};
 pub use refusal::InputError;
 pub use spec::{InputSpec, MAX_CHANNELS, MAX_NUMBERS, Modality, PictureSpec, Range, WindowSpec};
+
+/// Decoders of this crate that have no public face, for the fuzz targets; no part of the interface.
+#[doc(hidden)]
+pub mod fuzz {
+    /// Reads the text of a `backbone.toml` and looks for contradictions; whether there are none.
+    pub fn contract(text: &str) -> bool {
+        let read = crate::contract::Contract::parse(text);
+        read.is_ok_and(|format| format.is_ok_and(|contract| contract.contradiction().is_none()))
+    }
+
+    /// Reads a `tokenizer.json` and encodes `text` with it; whether it read.
+    #[cfg(feature = "text")]
+    pub fn tokenizer(json: &[u8], text: &str) -> bool {
+        let Ok(tokenizer) = crate::text::Tokenizer::read(json) else { return false };
+        let most = 64;
+        assert!(tokenizer.encode(text, most).is_none_or(|tokens| tokens.ids.len() <= most));
+        true
+    }
+
+    /// Reads the projections of `exits` exits from a feature file; whether they read.
+    pub fn features(bytes: &[u8], exits: usize, pooled: usize, directions: usize) -> bool {
+        crate::projection::read(bytes, exits, pooled, directions).is_ok()
+    }
+}

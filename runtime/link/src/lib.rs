@@ -24,3 +24,22 @@ pub use config::{Broker, Credentials, LinkConfig, Qos, Will};
 pub use event::Event;
 pub use handle::{Link, LinkError, LinkHandle};
 pub use stats::LinkStats;
+
+/// Decoders of this crate that have no public face, for the fuzz targets; no part of the interface.
+#[doc(hidden)]
+pub mod fuzz {
+    use crate::filter::{Downstream, Refused};
+
+    /// Filters a broker's stream that comes in pieces of at most `piece` bytes; returns what goes on to the
+    /// client, which is the same however the stream is cut, and whether the stream is one at all.
+    pub fn broker_stream(stream: &[u8], piece: usize, max_packet_bytes: usize) -> (Vec<u8>, bool) {
+        let (mut filter, mut out) = (Downstream::new(max_packet_bytes), Vec::new());
+        let whole = stream.chunks(piece.max(1)).all(|piece| filter.push(piece, &mut out).is_ok());
+        (out, whole)
+    }
+
+    /// Reads a message that stands in the place of one taken out; whether it is one.
+    pub fn marker(topic: &str, payload: &[u8]) -> bool {
+        Refused::from_message(topic, payload).is_some()
+    }
+}

@@ -25,3 +25,17 @@ pub use slots::{MAX_SLOT_FILE_BYTES, MAX_SLOT_FILES, Slot, SlotError, Slots};
 pub mod redb {
     pub use ::redb::*;
 }
+
+/// Decoders of this crate that have no public face, for the fuzz targets; no part of the interface.
+#[doc(hidden)]
+pub mod fuzz {
+    /// Reads an outbox record after its checksum was made true; whether it read.
+    pub fn outbox_record(bytes: &[u8]) -> bool {
+        crate::outbox::fuzz_record(bytes)
+    }
+
+    /// Reads a slot's `checksums` after the hash at its end was made true; whether it read.
+    pub fn slot_checksums(bytes: &[u8]) -> bool {
+        crate::slots::fuzz_checksums(bytes)
+    }
+}

@@ -14,6 +14,7 @@ use redb::{ReadableTable, Table, TableDefinition, WriteTransaction};
 
 use crate::{Database, StoreError};
 use record::Record;
+pub(crate) use record::fuzz_record;
 
 const META: TableDefinition<&str, u64> = TableDefinition::new("outbox.meta");
 const HEADS: TableDefinition<u64, &[u8]> = TableDefinition::new("outbox.heads");

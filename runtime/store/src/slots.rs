@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 
 use crate::StoreError;
 use crate::files::{Disk, Files, write_atomic_on};
+pub(crate) use checksums::fuzz_checksums;
 use checksums::{Checksum, Checksums};
 
 /// Most bytes of one file in a slot: a module file and ample room.

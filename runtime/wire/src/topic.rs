@@ -80,7 +80,7 @@ impl<'a> Topic<'a> {
             ["gw", gateway, "label", task, sample] => Self::Label { gateway, task, sample },
             ["gw", gateway, "out", task, sample] => Self::Out { gateway, task, sample },
             ["task", task] => Self::Task { task },
-            ["task", task, "module", backbone] => Self::Pointer { task, backbone },
+            ["task", task, "module", backbone] if is_prefix(backbone) => Self::Pointer { task, backbone },
             _ => return None,
         })
     }
@@ -114,6 +114,11 @@ impl<'a> Topic<'a> {
         fits.expect("MAX_TOPIC holds every combination of valid names");
         out
     }
+}
+
+/// Whether a level is what [`Topic::text`] writes of a fingerprint: a topic has one text.
+fn is_prefix(level: &str) -> bool {
+    level.len() == FINGERPRINT_PREFIX && level.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 #[cfg(test)]

@@ -1,0 +1,122 @@
+//! A gateway behind a bad line: its sums go up, a version comes down, its step goes up, the next version comes
+//! down; and meanwhile the plant asks questions on the data plane, which does not use the line.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::data;
+use crate::line::{Crossed, Line, Quality};
+use crate::site::{AgentOptions, AggregatorOptions, Site, Task, topic_of};
+use crate::wait::within;
+
+/// The line of the issue: 64 kbit/s, 5 % of segments lost, 800 ms each way.
+pub const BAD: Quality =
+    Quality { bits_per_s: 64_000, delay: Duration::from_millis(800), lost_per_mille: 50, seed: 1 };
+
+const GATEWAY: &str = "g1";
+/// Longest the two versions may take.
+const LIMIT: Duration = Duration::from_mins(8);
+/// Between two questions.
+const ASK_EVERY: Duration = Duration::from_millis(50);
+
+/// What a run gave.
+#[derive(Debug)]
+pub struct Trip {
+    /// Seconds from the labels to the last version in its slot.
+    pub seconds: f64,
+    /// Bytes on the agent's uplink as it counts them, up and down.
+    pub uplink: (u64, u64),
+    /// What crossed the line, where there was one.
+    pub crossed: Option<Crossed>,
+    /// Connections of the uplink.
+    pub connects: u64,
+    /// Bytes of the newest module file.
+    pub module_bytes: u64,
+    /// Milliseconds from a question to its answer, ascending.
+    pub latencies: Vec<f64>,
+}
+
+impl Trip {
+    /// The latency that a share `q` of the questions did not exceed.
+    pub fn quantile(&self, q: f64) -> f64 {
+        let at = ((self.latencies.len() as f64 * q) as usize).min(self.latencies.len().saturating_sub(1));
+        self.latencies.get(at).copied().unwrap_or_default()
+    }
+
+    /// For a report.
+    pub fn figures(&self) -> Value {
+        let crossed = self.crossed;
+        json!({
+            "seconds": (self.seconds * 10.0).round() / 10.0,
+            "uplink_bytes_up": self.uplink.0,
+            "uplink_bytes_down": self.uplink.1,
+            "segments_lost": crossed.map(|crossed| crossed.lost),
+            "connects": self.connects,
+            "module_bytes": self.module_bytes,
+            "questions": self.latencies.len(),
+            "p50_ms": self.quantile(0.5),
+            "p99_ms": self.quantile(0.99),
+            "max_ms": self.latencies.last(),
+        })
+    }
+}
+
+/// Takes a gateway through `task` (of one gateway, with one gradient round) behind a line of this quality, or
+/// beside the broker where there is none. Panics where something does not arrive.
+pub fn travel(task: &Task, labels: usize, quality: Option<Quality>) -> Trip {
+    let site = Site::new();
+    let line = quality.map(|quality| Line::to(site.broker.port, quality));
+    let mut aggregator = site.aggregator(std::slice::from_ref(task), AggregatorOptions::default());
+    let options = AgentOptions {
+        broker: line.as_ref().map(Line::url),
+        data: Some(site.broker.url()),
+        ..AgentOptions::default()
+    };
+    let mut agent = site.agent(GATEWAY, options);
+    let client = site.client(&["gw/+/out/#"]);
+    agent.wait("the task is served", |figures| figures["tasks"]["digits"].is_object());
+    agent.log().wait(0, &["data plane connected"]);
+    let samples = data::digits();
+    for (i, sample) in samples.train.iter().take(labels).enumerate() {
+        client.publish(&topic_of(&format!("gw/{GATEWAY}/in/digits/s{i}")), sample.payload.clone());
+        client.publish(&topic_of(&format!("gw/{GATEWAY}/label/digits/s{i}")), sample.label.as_str());
+    }
+    let start = Instant::now();
+    let last = task.steps + 1;
+    let (mut latencies, mut asked) = (Vec::new(), 0);
+    let arrived = within(LIMIT, &format!("version {last} at the gateway"), || {
+        if agent.process.has_ended() {
+            panic!("the agent ended");
+        }
+        // One question at a time, so that none waits for another.
+        let (mark, begun) = (client.mark(), Instant::now());
+        let sample = &samples.test[asked % samples.test.len()];
+        client.publish(&topic_of(&format!("gw/{GATEWAY}/in/digits/q{asked}")), sample.payload.clone());
+        client.wait(mark, &format!("/out/digits/q{asked}"), |_| true);
+        latencies.push(begun.elapsed().as_secs_f64() * 1e3);
+        asked += 1;
+        std::thread::sleep(ASK_EVERY);
+        let figures = agent.task("digits");
+        (figures["version"] == last && figures["at_rest"] == true).then_some(())
+    });
+    arrived.unwrap_or_else(|late| panic!("{late}: {}", agent.figures()));
+    let seconds = start.elapsed().as_secs_f64();
+    latencies.sort_by(f64::total_cmp);
+    let figures = agent.figures();
+    let count = |key: &str| figures["uplink"][key].as_u64().unwrap_or_default();
+    let line_of = aggregator.task("digits");
+    let trip = Trip {
+        seconds,
+        uplink: (count("bytes_up"), count("bytes_down")),
+        crossed: line.as_ref().map(Line::crossed),
+        connects: count("connects"),
+        module_bytes: line_of["bytes"].as_u64().unwrap_or_default(),
+        latencies,
+    };
+    // What is in the slot is what the aggregator made.
+    assert_eq!(agent.task("digits")["hash"], line_of["hash"]);
+    agent.process.stop();
+    aggregator.process.stop();
+    trip
+}

@@ -1,0 +1,49 @@
+//! `make bad-line`: what a module of about 40,000 parameters and its deltas cost in time over 64 kbit/s with 5 % loss
+//! and 800 ms each way, and whether answers on the data plane come later meanwhile. The same once more without the
+//! line. `SEED` draws the losses. Figures go to `target/bench/line.json`.
+
+use loadonce_tests::badline::{BAD, Trip, travel};
+use loadonce_tests::line::Quality;
+use loadonce_tests::programs::root;
+use loadonce_tests::site::{Task, digits};
+use serde_json::json;
+
+const LABELS: usize = 200;
+
+fn main() {
+    let seed = std::env::var("SEED").ok().filter(|text| !text.is_empty());
+    let seed = seed.map_or(1, |text| text.parse().expect("SEED must be a number"));
+    let head = r#"name = "digits"
+kind = "classify"
+backbone = "sense-tiny"
+classes = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]
+input = { modality = "picture" }
+module = { kind = "ladder", rank = 64, features = 128 }"#;
+    let task = Task { head, ..digits(1, 1, LABELS) };
+    println!("line             s    bytes up  bytes down  lost  connects  questions  p50 ms  p99 ms  max ms");
+    let near = travel(&task, LABELS, None);
+    row("none", &near);
+    let far = travel(&task, LABELS, Some(Quality { seed, ..BAD }));
+    row("64 kbit/s", &far);
+    let report = json!({"seed": seed, "none": near.figures(), "bad": far.figures()});
+    let out = root().join("target/bench");
+    std::fs::create_dir_all(&out).expect("target/bench can be made");
+    let path = out.join("line.json");
+    std::fs::write(&path, format!("{report:#}\n")).expect("target/bench can be written");
+    println!("module file {} bytes; {}", far.module_bytes, path.display());
+}
+
+fn row(name: &str, trip: &Trip) {
+    println!(
+        "{name:10} {:7.1} {:11} {:11} {:5} {:9} {:10} {:7.2} {:7.2} {:7.2}",
+        trip.seconds,
+        trip.uplink.0,
+        trip.uplink.1,
+        trip.crossed.map_or(0, |crossed| crossed.lost),
+        trip.connects,
+        trip.latencies.len(),
+        trip.quantile(0.5),
+        trip.quantile(0.99),
+        trip.latencies.last().copied().unwrap_or_default(),
+    );
+}

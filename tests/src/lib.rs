@@ -8,12 +8,14 @@
 //! | `process` | a child process and its log; ended by its id, never left behind |
 //! | `broker`, `client` | Mosquitto, and a plain MQTT client beside the product's own |
 //! | `site` | agents and aggregators with their folders and configurations |
+//! | `bundle` | a second backbone, cut from the committed one |
 //! | `data` | real samples as the payloads a camera or a sensor sends |
 //! | `crash` | the seeded kill schedule and the checks of invariants 1 and 2 |
 
 #![expect(clippy::missing_panics_doc, reason = "a test ends by panicking, and says why")]
 
 pub mod broker;
+pub mod bundle;
 pub mod client;
 pub mod crash;
 pub mod data;

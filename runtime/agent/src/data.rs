@@ -32,7 +32,8 @@ impl Agent {
         let site = self.config.site.clone();
         match Topic::parse(&site, topic) {
             Some(Topic::In { task, sample, .. }) => {
-                out.push(self.sample(task, sample, payload, received, now_ms));
+                let answer = self.answer_to(task, sample, payload, received, now_ms);
+                out.push(answer.unwrap_or_else(|refusal| self.refused(task, sample, &refusal)));
             }
             Some(Topic::Label { task, sample, .. }) => {
                 if let Err(refusal) = self.label(task, sample, payload, now_ms) {
@@ -61,21 +62,7 @@ impl Agent {
         }
     }
 
-    /// A sample: the answer or the refusal, ready to publish.
-    pub fn sample(
-        &mut self,
-        task: &str,
-        id: &str,
-        payload: &[u8],
-        received: Instant,
-        now_ms: u64,
-    ) -> Outgoing {
-        match self.answer_to(task, id, payload, received, now_ms) {
-            Ok(answer) => answer,
-            Err(refusal) => self.refused(task, id, &refusal),
-        }
-    }
-
+    /// The answer to a sample, ready to publish.
     fn answer_to(
         &mut self,
         task: &str,

@@ -26,7 +26,7 @@ mod table;
 pub use children::become_tied;
 pub use error::DemoError;
 pub(crate) use metrics::{mean, t_interval};
-pub(crate) use plant::{Answered, Plant, Shipment, Stopped};
+pub(crate) use plant::{Plant, Shipment, Stopped};
 
 use federation::{Setup, TaskSetup};
 use loadonce_backbone::{Backbone, Bundle, EngineOptions};

@@ -1,7 +1,6 @@
 //! Tables of numbers: every row a sample, or windows out of a long series.
 
 use super::source::{Entry, label_of, named};
-use loadonce_control::Label;
 use serde_json::{Map, Value, json};
 use std::ops::Range;
 
@@ -179,6 +178,7 @@ fn number(cell: &str, separator: char) -> Option<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use loadonce_control::Label;
 
     fn payloads(text: &str, cut: Option<Cut>) -> Vec<(String, String, Option<Label>)> {
         let text_of = |entry: &Entry| String::from_utf8(entry.payload.read().unwrap()).unwrap();

@@ -154,7 +154,7 @@ impl Alarms {
     fn add(&mut self, anomaly: &AlarmAnswer, truth: Option<&Label>) {
         self.scores += 1;
         let Some(alarm) = anomaly.alarm else { return };
-        let mut count = |counts: &mut [usize; 2]| {
+        let count = |counts: &mut [usize; 2]| {
             counts[0] += 1;
             counts[1] += usize::from(alarm);
         };

@@ -9,6 +9,7 @@ the generators or by pretraining. Sources and licences: models/data/README.md.
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import partial
 
 from . import data
@@ -26,9 +27,17 @@ def load(name: str) -> Data:
     return data.load(_BY_ARCHIVE.get(name, name))
 
 
+def demand_table() -> str:
+    """The series `demand` as a table, its half hours as seconds since 1970, taken for UTC."""
+    start = int(datetime(2000, 6, 5, tzinfo=UTC).timestamp())
+    rows = (f"{start + 1800 * i},{value:.0f}" for i, value in enumerate(TO_FORECAST["demand"]()))
+    return "\n".join(["time,MW", *rows]) + "\n"
+
+
 def main() -> None:
     for name in data.COMMITTED:
         data.save(data.make(name), data.FOLDER / f"{name}.safetensors")
+    (data.FOLDER / "demand.csv").write_text(demand_table())
     missing = []
     shown: dict[str, Callable[[], object]] = {name: partial(data.load, name) for name in data.LABELLED}
     shown |= {name: lambda make=make: f"series of {len(make())} values" for name, make in TO_FORECAST.items()}

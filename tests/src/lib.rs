@@ -8,6 +8,7 @@
 //! | `process` | a child process and its log; ended by its id, never left behind |
 //! | `broker`, `client` | Mosquitto, and a plain MQTT client beside the product's own |
 //! | `site` | agents and aggregators with their folders and configurations |
+//! | `bundle` | a second backbone, cut from the committed one |
 //! | `data` | real samples as the payloads a camera or a sensor sends |
 //! | `fleet` | a site for `loadonce sim` |
 //! | `fuzz` | a fuzz target for every decoder |
@@ -19,6 +20,7 @@
 
 pub mod badline;
 pub mod broker;
+pub mod bundle;
 pub mod client;
 pub mod crash;
 pub mod data;

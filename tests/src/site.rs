@@ -86,8 +86,8 @@ pub struct Program {
 /// How an agent differs from the usual one.
 #[derive(Clone)]
 pub struct AgentOptions {
-    /// The bundle's folder.
-    pub bundle: PathBuf,
+    /// Folders of the bundles.
+    pub bundles: Vec<PathBuf>,
     /// ONNX Runtime's library.
     pub library: PathBuf,
     /// Folder input.
@@ -103,7 +103,7 @@ pub struct AgentOptions {
 impl Default for AgentOptions {
     fn default() -> Self {
         Self {
-            bundle: programs::bundle(),
+            bundles: vec![programs::bundle()],
             library: programs::onnxruntime(),
             spool: None,
             broker: None,
@@ -120,6 +120,8 @@ pub struct AggregatorOptions {
     pub program: Option<PathBuf>,
     /// Admits only these gateways and keys instead of any on first use.
     pub listed: Option<Vec<(String, String)>>,
+    /// Folders of the bundles; the usual one where empty.
+    pub bundles: Vec<PathBuf>,
     /// Is told of every line of the log.
     pub observer: Option<Observer>,
 }
@@ -193,13 +195,14 @@ impl Site {
                 ("listed", listed.iter().map(entry).collect())
             }
         };
+        let bundles = if options.bundles.is_empty() { vec![programs::bundle()] } else { options.bundles };
+        let bundles: String = bundles.iter().map(|b| format!("[[backbones]]\nbundle = {b:?}\n")).collect();
         let text = format!(
             "site = \"{SITE}\"\nbroker = \"{}\"\nstate = \"{}\"\ntasks = [{}]\nadmission = \"{admission}\"\n\
-             [[backbones]]\nbundle = \"{}\"\n{gateways}",
+             {bundles}{gateways}",
             self.broker.url(),
             state.display(),
             names.join(", "),
-            programs::bundle().display(),
         );
         let program = options.program.unwrap_or_else(programs::aggregator);
         self.launch("aggregator", program, &text, state, options.observer)
@@ -218,10 +221,10 @@ impl Site {
         let data = options.data.as_ref().map(|url| format!("[data]\nbroker = \"{url}\"\n"));
         format!(
             "site = \"{SITE}\"\ngateway = \"{name}\"\nstate = \"{}\"\n\
-             [backbone]\nbundle = \"{}\"\nlibrary = \"{}\"\n\
+             [backbone]\nbundle = {:?}\nlibrary = \"{}\"\n\
              [uplink]\nbroker = \"{}\"\nbackoff_cap_s = 1\n{}[trust]\nfirst_use = true\n{}",
             self.state(name).display(),
-            options.bundle.display(),
+            options.bundles,
             options.library.display(),
             options.broker.clone().unwrap_or_else(|| self.broker.url()),
             data.unwrap_or_default(),

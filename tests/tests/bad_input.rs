@@ -172,7 +172,7 @@ fn a_bundle_with_one_flipped_byte_is_not_loaded() {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     fs::write(&damaged, bytes).expect("a temporary folder can be written");
-    let options = AgentOptions { bundle: bundle.clone(), ..AgentOptions::default() };
+    let options = AgentOptions { bundles: vec![bundle.clone()], ..AgentOptions::default() };
     let says = ["segment-2.onnx", "sha256", "install the bundle again", &bundle.display().to_string()];
     refuses_to_start(&site, &options, 1, &says);
     assert_eq!(failed_starts(&site, "bundle"), 1);

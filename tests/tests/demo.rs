@@ -47,6 +47,16 @@ fn sound(report: &Value, gateways: u64) {
         assert_eq!(report["tasks"][0]["kind"], "classify");
         assert_eq!(report["tasks"][0]["metric"], "accuracy");
     }
+    for (task, name, metric) in [(0, "demand", "relative_error"), (1, "misprint", "roc_auc")] {
+        let further = &report["further"][task];
+        assert_eq!((&further["name"], &further["metric"]), (&name.into(), &metric.into()), "{report}");
+        let figure = |key: &str| number(report, &format!("/further/{task}/{key}"));
+        let better = |a: f64, b: f64| if metric == "roc_auc" { a > b } else { a < b };
+        assert!(better(figure("federated"), figure("before")), "better than without a module: {further}");
+        assert!(!better(figure("worst_federated"), figure("federated")), "{further}");
+        assert!((0.0..=1.0).contains(&figure("held")), "{further}");
+        assert_eq!(figure("versions") as u64, 1, "one contribution of each gateway makes one version");
+    }
     assert_eq!(number(report, "/gateways") as u64, gateways);
     assert_eq!((number(report, "/seeds") as u64, number(report, "/rounds") as u64), (1, 4));
     let bytes = |key: &str| number(report, &format!("/bytes/{key}"));

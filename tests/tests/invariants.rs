@@ -304,7 +304,8 @@ fn invariant_05_nothing_is_swapped_or_deleted_before_signature_and_hash_were_che
     let client = site.client(&["gw/+/up"]);
     let mut agent = site.agent(GATEWAY, AgentOptions::default());
     let figures = agent.wait("it runs", Value::is_object);
-    let fingerprint = figures["fingerprint"].as_str().expect("the figures name the backbone").to_owned();
+    let fingerprint =
+        figures["backbones"][0]["fingerprint"].as_str().expect("the figures name the backbone").to_owned();
     let task = TaskManifest::from_toml(&digits(1, 0, 10).toml()).expect("a valid manifest");
     let identity = || Identity::from_seed(&[1; 32]);
     let (mine, other) = (identity(), Identity::from_seed(&[2; 32]));

@@ -12,6 +12,8 @@ use loadonce_tests::wait::until;
 /// How the blocks that are run are marked.
 const TEACH: &str = "```console test=teach";
 const QUICKSTART: &str = "```console test=quickstart";
+/// The tasks that it teaches.
+const TASKS: [&str; 3] = ["digits", "motion", "demand"];
 
 /// The lines behind `$ ` of every block that begins with `mark`, continued over backslashes.
 fn lines(readme: &str, mark: &str) -> Vec<String> {
@@ -79,7 +81,7 @@ impl Drop for Shell {
 fn readme_lines_work() {
     let readme = fs::read_to_string(root().join("README.md")).expect("README.md is at the root");
     let (teaching, lines) = (lines(&readme, TEACH), lines(&readme, QUICKSTART));
-    assert_eq!(teaching.len(), 2, "README.md teaches both tasks below {TEACH}");
+    assert_eq!(teaching.len(), TASKS.len(), "README.md teaches all its tasks below {TEACH}");
     let (listening, speaking): (Vec<_>, Vec<_>) = lines
         .iter()
         .filter(|line| line.starts_with("mosquitto_"))
@@ -112,7 +114,7 @@ fn readme_lines_work() {
     });
     let agent = &processes[1];
     agent.log.wait(0, &["data plane connected"]);
-    for task in ["digits", "motion"] {
+    for task in TASKS {
         agent.log.wait(0, &["task is served", task]);
     }
 
@@ -125,8 +127,8 @@ fn readme_lines_work() {
         assert!(status.success() && said.contains("labels sent"), "`{line}` ended with {status}: {said}");
         print!("{said}");
     }
-    // The manifests' deadlines are 30 s and 6 s.
-    for task in ["digits", "motion"] {
+    // The manifests' deadlines are 30 s, 6 s and 30 s.
+    for task in TASKS {
         agent.log.wait(0, &["new module is served", task]);
     }
 

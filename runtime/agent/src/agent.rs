@@ -1,5 +1,6 @@
 //! The agent: messages in, messages out, everything durable in between. No socket and no thread in here.
 
+use crate::backbones::Backbones;
 use crate::config::Config;
 use crate::figures::Counters;
 use crate::open::random_u64;
@@ -10,8 +11,8 @@ use crate::samples::SamplesError;
 use crate::sending::Loaded;
 use crate::task::{Task, TaskError};
 use crate::training::Job;
-use loadonce_backbone::Backbone;
-use loadonce_control::{BackboneInfo, Presence, Signed, SignedError, TaskInfo, TaskManifest};
+use loadonce_backbone::Bundle;
+use loadonce_control::{BackboneInfo, Pointer, Presence, Signed, SignedError, TaskInfo, TaskManifest};
 use loadonce_delivery::Sender;
 use loadonce_store::redb::{self, TableDefinition};
 use loadonce_store::{Database, Outbox, OutboxError, Slots, StoreError};
@@ -19,7 +20,6 @@ use loadonce_trust::{Identity, KeyError, PublicKey, encode_hex};
 use loadonce_wire::Topic;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use thiserror::Error;
 
 /// Small durable facts of the agent.
@@ -75,7 +75,7 @@ from_redb!(redb::TableError, redb::StorageError, redb::CommitError);
 pub struct Agent {
     pub(crate) config: Config,
     pub(crate) identity: Identity,
-    pub(crate) backbone: Arc<Backbone>,
+    pub(crate) backbones: Backbones,
     pub(crate) database: Database,
     pub(crate) outbox: Outbox,
     /// Why nothing is written, where that is so.
@@ -142,15 +142,12 @@ impl Agent {
     }
 
     /// Topics of the uplink, subscribed after every connection.
-    pub fn uplink_topics(config: &Config, fingerprint: &str) -> Vec<String> {
+    pub fn uplink_topics(config: &Config, backbones: &Backbones) -> Vec<String> {
         let gateway = config.gateway.as_str();
-        let site = config.site.as_str();
-        vec![
-            Topic::Down { gateway }.text(site).as_str().to_owned(),
-            Topic::State { gateway }.text(site).as_str().to_owned(),
-            Topic::Task { task: "+" }.text(site).as_str().to_owned(),
-            Topic::Pointer { task: "+", backbone: fingerprint }.text(site).as_str().to_owned(),
-        ]
+        let all = [Topic::Down { gateway }, Topic::State { gateway }, Topic::Task { task: "+" }].into_iter();
+        let pointer = |backbone| Topic::Pointer { task: "+", backbone };
+        let pointers = backbones.iter().map(|backbone| pointer(backbone.bundle().fingerprint()));
+        all.chain(pointers).map(|topic| topic.text(&config.site).as_str().to_owned()).collect()
     }
 
     /// Topics of the data plane.
@@ -179,14 +176,15 @@ impl Agent {
     }
 
     pub(crate) fn birth(&self) -> Outgoing {
-        let bundle = self.backbone.bundle();
-        let info =
-            BackboneInfo { name: bundle.name().to_owned(), fingerprint: bundle.fingerprint().to_owned() };
+        let info = |bundle: &Bundle| BackboneInfo {
+            name: bundle.name().to_owned(),
+            fingerprint: bundle.fingerprint().to_owned(),
+        };
         self.presence(&Presence::Up {
             incarnation: self.incarnation,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             key: encode_hex(&self.identity.public()),
-            backbones: vec![info],
+            backbones: self.backbones.iter().map(|backbone| info(backbone.bundle())).collect(),
             tasks: self
                 .tasks
                 .iter()
@@ -277,21 +275,7 @@ impl Agent {
             );
             return Ok(());
         }
-        let slots = self.open_slots(name);
-        let mut task = match Task::new(manifest, self.backbone.bundle(), slots) {
-            Ok(task) => task,
-            Err(error) => {
-                let code = match error {
-                    TaskError::WrongBackbone { .. } => "wrong_backbone",
-                    TaskError::Manifest(_) | TaskError::Input(_) | TaskError::Meaning { .. } => {
-                        "bad_manifest"
-                    }
-                };
-                self.counters.refuse(code);
-                tracing::error!(task = name, %error, "task is not served");
-                return Ok(());
-            }
-        };
+        let Some(task) = self.set_up(name, manifest)? else { return Ok(()) };
         if fresh {
             if let Some(known) = self.meta(&format!("manifest/{name}"))?
                 && let Ok(known) = serde_json::from_slice::<TaskManifest>(&known)
@@ -304,6 +288,52 @@ impl Agent {
             }
             self.set_meta(&format!("manifest/{name}"), json)?;
         }
+        self.serve(task)
+    }
+
+    /// The task on the backbone that its manifest names and, of several generations, its last pointer; `None`,
+    /// counted and told, where it cannot be served.
+    pub(crate) fn set_up(&mut self, name: &str, manifest: TaskManifest) -> Result<Option<Task>, AgentError> {
+        let pointer = self.known_pointer(name)?;
+        let pointed = pointer.as_ref().map(|pointer| pointer.backbone.as_str());
+        let task = match self.backbones.named(&manifest.backbone, pointed).cloned() {
+            Some(backbone) => Task::new(manifest, backbone, self.open_slots(name)),
+            None => Err(TaskError::WrongBackbone {
+                wanted: manifest.backbone,
+                installed: self.backbones.installed(),
+            }),
+        };
+        match task {
+            Ok(task) => Ok(Some(task)),
+            Err(error) => {
+                let code = match error {
+                    TaskError::WrongBackbone { .. } => "wrong_backbone",
+                    TaskError::Manifest(_) | TaskError::Input(_) | TaskError::Meaning { .. } => {
+                        "bad_manifest"
+                    }
+                };
+                self.counters.refuse(code);
+                tracing::error!(task = name, %error, "task is not served");
+                Ok(None)
+            }
+        }
+    }
+
+    /// The pointer of the highest serial that was believed.
+    pub(crate) fn known_pointer(&self, name: &str) -> Result<Option<Pointer>, AgentError> {
+        let known = self.meta(&format!("pointer/{name}"))?;
+        Ok(known.and_then(|known| serde_json::from_slice(&known).ok()))
+    }
+
+    /// Serves `task` from now on, in place of what bore its name.
+    pub(crate) fn serve(&mut self, mut task: Task) -> Result<(), AgentError> {
+        let name = &task.manifest.name.clone();
+        if self.tasks.contains_key(name) {
+            // What waits was read for the task as it was.
+            while !self.recent.is_empty() {
+                self.complete_one()?;
+            }
+        }
         let note = self.meta(&format!("step/{name}"))?.unwrap_or_default();
         if let Some((shape, version)) = note.split_first_chunk::<8>()
             && *shape == task.shape_tag
@@ -315,7 +345,10 @@ impl Agent {
         if self.job.as_ref().is_some_and(|job| job.task() == name) {
             self.job = None;
         }
-        tracing::info!(task = name, version = task.version(), "task is served");
+        tracing::info!(
+            task = name, version = task.version(), backbone = %task.backbone.bundle().fingerprint(),
+            "task is served"
+        );
         self.tasks.insert(name.to_owned(), task);
         self.sender.unpark();
         if let Some(pointer) = self.meta(&format!("pointer/{name}"))? {

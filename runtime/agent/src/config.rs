@@ -3,7 +3,9 @@
 use loadonce_link::Broker;
 use loadonce_trust::{PublicKey, decode_hex};
 use loadonce_wire::Name;
-use serde::Deserialize;
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use std::fmt;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
@@ -20,7 +22,7 @@ pub struct Config {
     /// Tasks to serve; empty for every published task whose backbone is loaded.
     #[serde(default)]
     pub tasks: Vec<String>,
-    /// The backbone.
+    /// The backbones and their engine.
     pub backbone: BackboneConfig,
     /// Connection to the aggregator's broker.
     pub uplink: BrokerConfig,
@@ -36,17 +38,43 @@ pub struct Config {
     pub store: StoreConfig,
 }
 
-/// Which bundle runs on which engine.
+/// Most backbones of one agent: each is loaded at the start and stays in memory.
+pub const MAX_BACKBONES: usize = 8;
+
+/// Which bundles run, and on which engine: a process has one engine, however many backbones it loads.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BackboneConfig {
-    /// Folder of the bundle.
-    pub bundle: PathBuf,
+    /// Folders of the bundles: one, or a list.
+    #[serde(deserialize_with = "one_or_more")]
+    pub bundle: Vec<PathBuf>,
     /// ONNX Runtime's dynamic library; searched where absent.
     pub library: Option<PathBuf>,
-    /// Threads of the engine.
+    /// Threads of the engine, shared by all backbones.
     #[serde(default = "one")]
     pub threads: usize,
+}
+
+/// A single folder may stand without brackets.
+fn one_or_more<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<PathBuf>, D::Error> {
+    struct Folders;
+    impl<'de> Visitor<'de> for Folders {
+        type Value = Vec<PathBuf>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("the folder of a bundle, or a list of such folders")
+        }
+        fn visit_str<E: serde::de::Error>(self, folder: &str) -> Result<Self::Value, E> {
+            Ok(vec![folder.into()])
+        }
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+            let mut folders = Vec::new();
+            while let Some(folder) = list.next_element()? {
+                folders.push(folder);
+            }
+            Ok(folders)
+        }
+    }
+    from.deserialize_any(Folders)
 }
 
 fn one() -> usize {
@@ -179,6 +207,9 @@ impl Config {
                 return value(key, "needs a `backoff_cap_s` of at least 1");
             }
         }
+        if !(1..=MAX_BACKBONES).contains(&config.backbone.bundle.len()) {
+            return value("backbone.bundle", &format!("must name 1 to {MAX_BACKBONES} bundles"));
+        }
         if !(1..=64).contains(&config.backbone.threads) {
             return value("backbone.threads", "must be 1 to 64");
         }
@@ -229,6 +260,14 @@ mod tests {
         let config = Config::parse(GOOD, Path::new("agent.toml")).unwrap();
         assert!(config.serves("anything"));
         assert_eq!(config.uplink.keep_alive_s, None);
+        assert_eq!(config.backbone.bundle, [Path::new("b")]);
+    }
+
+    #[test]
+    fn several_bundles_are_a_list() {
+        let text = GOOD.replace("bundle = \"b\"", "bundle = [\"b\", \"c\"]");
+        let config = Config::parse(&text, Path::new("agent.toml")).unwrap();
+        assert_eq!(config.backbone.bundle, [Path::new("b"), Path::new("c")]);
     }
 
     #[test]
@@ -242,6 +281,8 @@ mod tests {
             ("1883\"", "1883\", backoff_cap_s = 0", "backoff_cap_s"),
             ("1883\"", "1883\", keep_alive_s = 0", "keep_alive_s"),
             ("bundle = \"b\"", "bundle = \"b\", threads = 0", "threads"),
+            ("bundle = \"b\"", "bundle = []", "backbone.bundle"),
+            ("bundle = \"b\"", "bundle = 7", "a list of such folders"),
         ] {
             let error =
                 Config::parse(&GOOD.replace(from, to), Path::new("agent.toml")).unwrap_err().to_string();

@@ -225,7 +225,7 @@ impl Agent {
     ) -> Result<Place, AgentError> {
         let task = self.tasks.get(name).expect("contributions are built for served tasks only");
         let backbone =
-            decode_hex(self.backbone.bundle().fingerprint()).expect("a fingerprint is 32 bytes of hex");
+            decode_hex(task.backbone.bundle().fingerprint()).expect("a fingerprint is 32 bytes of hex");
         let task_name = Name::new(name).expect("a served task's manifest was validated");
         let shape = task.shape_hash;
         let draft = Draft {

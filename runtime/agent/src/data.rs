@@ -1,6 +1,7 @@
 //! The data plane: samples in, predictions out, labels in.
 
 use crate::agent::{Agent, AgentError, Unwritten};
+use crate::input::Sample;
 use crate::outgoing::{Outgoing, Side};
 use crate::recent::Recent;
 use crate::record::{Given, Record, RecordRef};
@@ -9,7 +10,7 @@ use crate::samples::{self, Dropped, Labelled};
 use crate::serving::{answer, prediction};
 use crate::spool::{Fate, Item};
 use crate::task::{Census, Task};
-use loadonce_backbone::{EngineError, Prepared};
+use loadonce_backbone::{Backbone, EngineError, Prepared};
 use loadonce_control::{LabelMessage, Prediction, Problem};
 use loadonce_module::quantize_all;
 use loadonce_wire::{Topic, limits::MAX_SAMPLE};
@@ -34,7 +35,8 @@ impl Agent {
         let site = self.config.site.clone();
         match Topic::parse(&site, topic) {
             Some(Topic::In { task, sample, .. }) => {
-                out.push(self.sample(task, sample, payload, received, now_ms));
+                let answer = self.answer_to(task, sample, payload, received, now_ms);
+                out.push(answer.unwrap_or_else(|refusal| self.refused(task, sample, &refusal)));
             }
             Some(Topic::Label { task, sample, .. }) => {
                 if let Err(refusal) = self.label(task, sample, payload, now_ms) {
@@ -63,21 +65,7 @@ impl Agent {
         }
     }
 
-    /// A sample: the answer or the refusal, ready to publish.
-    pub fn sample(
-        &mut self,
-        task: &str,
-        id: &str,
-        payload: &[u8],
-        received: Instant,
-        now_ms: u64,
-    ) -> Outgoing {
-        match self.answer_to(task, id, payload, received, now_ms) {
-            Ok(answer) => answer,
-            Err(refusal) => self.refused(task, id, &refusal),
-        }
-    }
-
+    /// The answer to a sample, ready to publish.
     fn answer_to(
         &mut self,
         task: &str,
@@ -120,16 +108,14 @@ impl Agent {
         let sample = task.reader.read(&task.manifest, payload)?;
         self.counters.treat(sample.prepared.treatment());
         let mut features = Vec::with_capacity(task.shape.exits * task.shape.features);
-        let mut pass = self.backbone.begin(&sample.prepared);
-        let (per_channel, active) = (task.per_channel, task.active.as_ref());
-        let (found, exit) =
-            answer(&task.shape, per_channel, active, &mut pass, &sample.extras, &mut features)?;
-        if features.iter().any(|f| !f.is_finite()) {
-            return Err(Refusal::NotFinite);
-        }
-        task.exits[exit - 1] += 1;
-        let time = sample.place.as_ref().map(|place| place.time);
-        let prediction = prediction(task, found.as_ref(), exit, sample.scale, time);
+        let (prediction, exits) = match &mut task.former {
+            None => respond(task, &sample, &mut features)?,
+            Some(former) => {
+                // Its features say nothing to a module on this backbone: those are made in an idle moment.
+                let own = former.reader.read(&former.manifest, payload)?;
+                (respond(former, &own, &mut Vec::new())?.0, 0)
+            }
+        };
         if self.degraded.is_some() {
             return Ok(prediction);
         }
@@ -141,7 +127,7 @@ impl Agent {
             (Some(place), Some(courses)) => courses.window(id, place, task.reader.target(&sample.prepared)),
             _ => Vec::new(),
         };
-        let prepared = (exit < task.shape.exits).then_some(sample.prepared);
+        let prepared = (exits < task.shape.exits).then_some(sample.prepared);
         self.recent.push(Recent {
             task: name.to_owned(),
             id: id.to_owned(),
@@ -200,7 +186,7 @@ impl Agent {
         let Some(task) = self.tasks.get(&recent.task) else { return Ok(()) };
         let features = match &recent.prepared {
             None => Ok(recent.features),
-            Some(prepared) => all_exits(self, task.per_channel, prepared, &recent.extras),
+            Some(prepared) => all_exits(&task.backbone, task.per_channel, prepared, &recent.extras),
         };
         let mut quantized = vec![0; task.shape.exits * task.shape.features];
         let sound = features.ok().filter(|f| f.len() == quantized.len());
@@ -308,14 +294,32 @@ impl Agent {
     }
 }
 
+/// Answers a sample by the task's own module and counts the exit; appends the features of the exits that ran to
+/// `features`, and says how many those were.
+fn respond(
+    task: &mut Task,
+    sample: &Sample,
+    features: &mut Vec<f32>,
+) -> Result<(Prediction, usize), Refusal> {
+    let mut pass = task.backbone.begin(&sample.prepared);
+    let active = task.active.as_ref();
+    let (found, exit) = answer(&task.shape, task.per_channel, active, &mut pass, &sample.extras, features)?;
+    if features.iter().any(|f| !f.is_finite()) {
+        return Err(Refusal::NotFinite);
+    }
+    task.exits[exit - 1] += 1;
+    let time = sample.place.as_ref().map(|place| place.time);
+    Ok((prediction(task, found.as_ref(), exit, sample.scale, time), exit))
+}
+
 fn all_exits(
-    agent: &Agent,
+    backbone: &Backbone,
     per_channel: usize,
     prepared: &Prepared,
     extras: &[f32],
 ) -> Result<Vec<f32>, EngineError> {
     let (mut all, mut z) = (Vec::new(), Vec::new());
-    let mut pass = agent.backbone.begin(prepared);
+    let mut pass = backbone.begin(prepared);
     while pass.next_exit(per_channel, &mut z)? {
         all.extend_from_slice(&z);
         all.extend_from_slice(extras);

@@ -73,7 +73,6 @@ pub enum EdgeError {
 
 /// Runs `agent` until SIGTERM or SIGINT.
 pub async fn run(agent: Agent, config: Config) -> Result<(), EdgeError> {
-    let fingerprint = agent.backbone.bundle().fingerprint().to_owned();
     let mut uplink_config =
         link_config(&config.uplink, &config.gateway, MAX_MQTT_PACKET, "uplink", UPLINK_KEEP_ALIVE)?;
     let farewell = agent.farewell();
@@ -83,7 +82,7 @@ pub async fn run(agent: Agent, config: Config) -> Result<(), EdgeError> {
         qos: Qos::AtLeastOnce,
         retain: true,
     });
-    uplink_config.subscriptions = at_least_once(Agent::uplink_topics(&config, &fingerprint));
+    uplink_config.subscriptions = at_least_once(Agent::uplink_topics(&config, &agent.backbones));
     let data = config.data.as_ref().unwrap_or(&config.uplink);
     let name = format!("{}.local", config.gateway);
     let mut data_config =

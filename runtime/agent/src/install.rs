@@ -7,6 +7,7 @@ use crate::outgoing::{Outgoing, Side};
 use crate::serving::Active;
 use crate::task::{Fetch, Task};
 use crate::training::{Candidate, Job, gather};
+use loadonce_control::TaskManifest;
 use loadonce_module::{Alarm, Choice, Dtype, Kept, ModuleFile, NEVER, Role};
 use loadonce_trust::{encode_hex, hash};
 use loadonce_wire::block::MAX_BLOCK_REQUEST;
@@ -14,6 +15,8 @@ use loadonce_wire::frame::HEADER;
 use loadonce_wire::limits::MAX_BLOB;
 use loadonce_wire::{BlockRequest, Frame, Kind, Name, Topic, TransferId};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 const SHARED: &str = "shared.safetensors";
 const PERSONAL: &str = "personal.safetensors";
@@ -57,65 +60,39 @@ impl Agent {
                 return;
             }
         };
-        let file = |name: &str| slot.files.get(name).map_or(&[][..], Vec::as_slice);
-        let info = serde_json::from_slice::<SlotInfo>(file(SLOT));
-        let shared = self.decode(task, file(SHARED), Role::Shared);
-        let personal = self.decode(task, file(PERSONAL), Role::Personal);
-        match (info, shared, personal) {
-            (Ok(info), Ok(shared), Ok(personal)) => {
-                let mut thresholds = info.thresholds;
-                thresholds.resize(task.shape.exits - 1, NEVER);
-                let mut active = Active {
-                    version: info.version,
-                    hash: hash(file(SHARED)),
-                    shared: shared.params,
-                    personal: personal.params,
-                    offset: personal.offset,
-                    thresholds,
-                    alarms: Vec::new(),
-                    alarm_thresholds: Vec::new(),
-                    recall: info.recall,
-                    reject: info.reject,
-                    kept: info.kept,
-                    choice: info.choice,
-                    labels: info.labels,
-                };
-                if info.alarms.len() == task.shape.exits {
-                    active.set_alarms(info.alarms);
+        match content(task, &slot.files) {
+            Ok(active) => task.active = Some(active),
+            Err(why) => {
+                task.former = self.former(task, &slot.files).map(Box::new);
+                if let Some(former) = &task.former {
+                    tracing::info!(
+                        task = %task.manifest.name, version = former.version(),
+                        backbone = %former.backbone.bundle().fingerprint(),
+                        "the former backbone's module answers until there is one for the task's backbone"
+                    );
+                    return;
                 }
-                task.active = Some(active);
-            }
-            (info, shared, personal) => {
                 self.counters.refuse("wrong_module");
-                let why = info.err().map(|e| e.to_string()).or(shared.err()).or(personal.err());
                 tracing::error!(
-                    task = %task.manifest.name, why = why.unwrap_or_default(),
+                    task = %task.manifest.name, why,
                     "the module in the slot does not fit; waiting for a new version"
                 );
             }
         }
     }
 
-    /// Decodes a module file and checks that it is for this task, shape and backbone.
-    fn decode(&self, task: &Task, bytes: &[u8], role: Role) -> Result<ModuleFile, String> {
-        let file = ModuleFile::decode(bytes).map_err(|error| error.to_string())?;
-        let fingerprint = self.backbone.bundle().fingerprint();
-        if file.backbone != fingerprint {
-            return Err(format!(
-                "the module belongs to backbone {}, but {fingerprint} is loaded; publish a module for this backbone",
-                file.backbone
-            ));
+    /// The task on the backbone of a slot's content, if that is another one that is installed here.
+    fn former(&self, task: &Task, files: &Files) -> Option<Task> {
+        let shared = ModuleFile::decode(file(files, SHARED)).ok()?;
+        if shared.backbone == task.backbone.bundle().fingerprint() {
+            return None;
         }
-        if file.task != task.manifest.name
-            || file.shape != task.shape
-            || file.classes != task.manifest.classes
-        {
-            return Err(format!("the module is for task `{}` or for other classes or sizes", file.task));
-        }
-        if file.role != role {
-            return Err("a shared module in the personal place, or the other way round".into());
-        }
-        Ok(file)
+        let backbone = self.backbones.with(&shared.backbone)?;
+        let manifest =
+            TaskManifest { backbone: backbone.bundle().name().to_owned(), ..task.manifest.clone() };
+        let mut former = Task::new(manifest, Arc::clone(backbone), None).ok()?;
+        former.active = Some(content(&former, files).ok()?);
+        Some(former)
     }
 
     /// Asks for the blocks of announced versions.
@@ -248,7 +225,7 @@ impl Agent {
     ) -> Result<bool, AgentError> {
         let labels = self.take_census(name)?.labels as usize;
         let Some(task) = self.tasks.get(name) else { return Ok(false) };
-        let decoded = self.decode(task, &blob, Role::Shared).and_then(|file| {
+        let decoded = decode(task, &blob, Role::Shared).and_then(|file| {
             if file.version == version {
                 Ok(file)
             } else {
@@ -297,7 +274,7 @@ impl Agent {
         let task = self.tasks.get(name)?;
         [CLOSED, SHARED].into_iter().find_map(|file| {
             let blob = slot.files.remove(file)?;
-            let module = self.decode(task, &blob, Role::Shared).ok()?;
+            let module = decode(task, &blob, Role::Shared).ok()?;
             (module.version == 1).then_some((blob, module.params))
         })
     }
@@ -317,7 +294,7 @@ impl Agent {
             task: job.task.clone(),
             shape: task.shape,
             classes: task.manifest.classes.clone(),
-            backbone: self.backbone.bundle().fingerprint().to_owned(),
+            backbone: task.backbone.bundle().fingerprint().to_owned(),
             version: active.version,
             base: encode_hex(&active.hash),
             role: Role::Personal,
@@ -364,8 +341,63 @@ impl Agent {
             "new module is served"
         );
         task.active = Some(active);
+        task.part_from_former();
         self.report_due = true;
     }
+}
+
+/// A slot's files by name.
+type Files = BTreeMap<String, Vec<u8>>;
+
+fn file<'a>(files: &'a Files, name: &str) -> &'a [u8] {
+    files.get(name).map_or(&[], Vec::as_slice)
+}
+
+/// What a slot's files say, if they fit `task` and its backbone.
+fn content(task: &Task, files: &Files) -> Result<Active, String> {
+    let info: SlotInfo = serde_json::from_slice(file(files, SLOT)).map_err(|error| error.to_string())?;
+    let shared = decode(task, file(files, SHARED), Role::Shared)?;
+    let personal = decode(task, file(files, PERSONAL), Role::Personal)?;
+    let mut thresholds = info.thresholds;
+    thresholds.resize(task.shape.exits - 1, NEVER);
+    let mut active = Active {
+        version: info.version,
+        hash: hash(file(files, SHARED)),
+        shared: shared.params,
+        personal: personal.params,
+        offset: personal.offset,
+        thresholds,
+        alarms: Vec::new(),
+        alarm_thresholds: Vec::new(),
+        recall: info.recall,
+        reject: info.reject,
+        kept: info.kept,
+        choice: info.choice,
+        labels: info.labels,
+    };
+    if info.alarms.len() == task.shape.exits {
+        active.set_alarms(info.alarms);
+    }
+    Ok(active)
+}
+
+/// Decodes a module file and checks that it is for this task, shape and backbone.
+fn decode(task: &Task, bytes: &[u8], role: Role) -> Result<ModuleFile, String> {
+    let file = ModuleFile::decode(bytes).map_err(|error| error.to_string())?;
+    let fingerprint = task.backbone.bundle().fingerprint();
+    if file.backbone != fingerprint {
+        return Err(format!(
+            "the module belongs to backbone {}, but the task runs on {fingerprint}; publish a module for this backbone",
+            file.backbone
+        ));
+    }
+    if file.task != task.manifest.name || file.shape != task.shape || file.classes != task.manifest.classes {
+        return Err(format!("the module is for task `{}` or for other classes or sizes", file.task));
+    }
+    if file.role != role {
+        return Err("a shared module in the personal place, or the other way round".into());
+    }
+    Ok(file)
 }
 
 fn request_frame(request: &BlockRequest, site: &str, gateway: &str) -> Outgoing {

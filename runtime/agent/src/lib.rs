@@ -5,6 +5,7 @@
 //! survive a power cut is in the store before anything is sent.
 
 mod agent;
+mod backbones;
 mod background;
 pub mod config;
 mod contribute;
@@ -32,6 +33,7 @@ mod training;
 mod uplink;
 
 pub use agent::{Agent, AgentError, MAX_TASKS};
+pub use backbones::{Backbones, BackbonesError};
 pub use edge::REPORT_EVERY;
 pub use figures::{Histogram, Latency};
 pub use outgoing::{Outgoing, Side};

@@ -2,21 +2,19 @@
 
 use clap::Parser;
 use loadonce_agent::config::Config;
-use loadonce_agent::{Agent, count_failed, edge};
-use loadonce_backbone::{Backbone, Bundle, EngineKind, EngineOptions};
+use loadonce_agent::{Agent, Backbones, count_failed, edge};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use tracing_subscriber::EnvFilter;
 
-/// The loadonce agent: one frozen backbone, small modules trained here, raw data never leaves.
+/// The loadonce agent: frozen backbones, small modules trained here, raw data never leaves.
 #[derive(Parser)]
 #[command(name = "loadonce-agent", version)]
 struct Arguments {
     /// Configuration file.
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// Check the configuration, the bundle and the engine, then exit.
+    /// Check the configuration, the bundles and the engine, then exit.
     #[arg(long)]
     check: bool,
 }
@@ -56,24 +54,18 @@ fn failed<E: std::error::Error + Send + Sync + 'static>(
 }
 
 fn run(config: Config, check: bool) -> Result<(), Failed> {
-    let bundle =
-        Bundle::open(&config.backbone.bundle).map_err(failed("bundle", "the backbone is not usable"))?;
-    let kind = if cfg!(feature = "ort") { EngineKind::Ort } else { EngineKind::Tract };
-    let options =
-        EngineOptions { kind, library: config.backbone.library.clone(), threads: config.backbone.threads };
-    let backbone =
-        Backbone::load(bundle, &options).map_err(failed("engine", "the backbone cannot be loaded"))?;
+    let backbones = Backbones::load(&config.backbone)
+        .map_err(|error| failed(error.cause(), "the backbone is not usable")(error))?;
     if check {
-        println!(
-            "configuration is good; backbone {} {} loads in {:.1} MB",
-            backbone.bundle().name(),
-            backbone.bundle().fingerprint(),
-            backbone.resident_bytes() as f64 / 1e6
-        );
+        for backbone in backbones.iter() {
+            let (bundle, resident) = (backbone.bundle(), backbone.resident_bytes() as f64 / 1e6);
+            println!("backbone {} {} loads in {resident:.1} MB", bundle.name(), bundle.fingerprint());
+        }
+        println!("configuration is good");
         return Ok(());
     }
-    let agent = Agent::open(config.clone(), Arc::new(backbone))
-        .map_err(failed("state", "the state folder is not usable"))?;
+    let agent =
+        Agent::open(config.clone(), backbones).map_err(failed("state", "the state folder is not usable"))?;
     tracing::info!(gateway = %config.gateway, incarnation = agent.incarnation(), "agent starts");
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

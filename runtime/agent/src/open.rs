@@ -1,18 +1,17 @@
 //! Opening the state folder, and going on without it when it cannot be written.
 
 use crate::agent::{Agent, AgentError, META};
+use crate::backbones::Backbones;
 use crate::config::Config;
 use crate::figures::Counters;
 use crate::recent::{EarlyLabels, RecentQueue};
 use crate::samples;
-use loadonce_backbone::Backbone;
 use loadonce_delivery::{Sender, SenderConfig};
 use loadonce_store::redb::{self, ReadableTable};
 use loadonce_store::{DEFAULT_CACHE_BYTES, Database, Outbox, OutboxBounds, StoreError, write_atomic};
 use loadonce_trust::{Identity, encode_hex};
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 
 /// Most entries the outbox holds.
 const OUTBOX_ENTRIES: u64 = 1024;
@@ -22,14 +21,14 @@ const MAX_SALVAGE: u64 = 64 * 1024 * 1024;
 impl Agent {
     /// Opens the state folder and everything in it. A folder that cannot be written is survived: the agent then
     /// answers from what it finds and contributes nothing.
-    pub fn open(config: Config, backbone: Arc<Backbone>) -> Result<Self, AgentError> {
+    pub fn open(config: Config, backbones: Backbones) -> Result<Self, AgentError> {
         let state = config.state.clone();
         let path = state.join("agent.redb");
         let made = std::fs::create_dir_all(&state).map_err(|error| StoreError::from_io(&state, error));
         let opened = made.and_then(|()| Database::open_or_quarantine(&path, DEFAULT_CACHE_BYTES));
         let why = match opened {
             Ok((database, set_aside)) => {
-                let opened = Self::assemble(config.clone(), Arc::clone(&backbone), database, None);
+                let opened = Self::assemble(config.clone(), backbones.clone(), database, None);
                 match opened {
                     Ok(mut agent) => {
                         if set_aside.is_some() {
@@ -50,12 +49,12 @@ impl Agent {
             "running without a store: predictions only, nothing is learned or sent"
         );
         let database = salvage(&path)?;
-        Self::assemble(config, backbone, database, Some(why))
+        Self::assemble(config, backbones, database, Some(why))
     }
 
     fn assemble(
         config: Config,
-        backbone: Arc<Backbone>,
+        backbones: Backbones,
         database: Database,
         degraded: Option<String>,
     ) -> Result<Self, AgentError> {
@@ -87,7 +86,7 @@ impl Agent {
         let aggregator = config.aggregator_key().or(pinned);
         let mut agent = Self {
             identity,
-            backbone,
+            backbones,
             database,
             outbox,
             degraded,

@@ -5,7 +5,7 @@ use crate::course::Courses;
 use crate::figures::Latency;
 use crate::outgoing::{Outgoing, Side};
 use crate::training::Job;
-use loadonce_backbone::process_resident_bytes;
+use loadonce_backbone::{Backbone, process_resident_bytes};
 use loadonce_control::TaskKind;
 use loadonce_link::LinkStats;
 use loadonce_module::{Alarm, Choice};
@@ -56,8 +56,28 @@ struct OutboxReport {
 }
 
 #[derive(Serialize)]
-struct TaskReport {
+struct BackboneReport<'a> {
+    name: &'a str,
+    version: &'a str,
+    fingerprint: &'a str,
+    /// By how much loading it raised the memory; the first brings the engine.
+    bytes: u64,
+}
+
+impl<'a> BackboneReport<'a> {
+    fn of(backbone: &'a Backbone) -> Self {
+        let (bundle, bytes) = (backbone.bundle(), backbone.resident_bytes());
+        Self { name: bundle.name(), version: bundle.version(), fingerprint: bundle.fingerprint(), bytes }
+    }
+}
+
+#[derive(Serialize)]
+struct TaskReport<'a> {
+    /// Fingerprint.
+    backbone: &'a str,
     version: u64,
+    /// The version that answers while there is none on this backbone, made on another one.
+    former: Option<u64>,
     hash: Option<String>,
     wants: Option<loadonce_control::Wants>,
     samples: u64,
@@ -99,14 +119,14 @@ struct Report<'a> {
     incarnation: u64,
     uptime_s: f64,
     rss_bytes: u64,
+    /// Of all backbones.
     backbone_bytes: u64,
-    bundle: &'a str,
-    fingerprint: &'a str,
+    backbones: Vec<BackboneReport<'a>>,
     degraded: Option<&'a str>,
     uplink: Traffic,
     data: Traffic,
     outbox: OutboxReport,
-    tasks: BTreeMap<&'a str, TaskReport>,
+    tasks: BTreeMap<&'a str, TaskReport<'a>>,
     latency: LatencyReport,
     labels_without_sample: usize,
     failed_starts: BTreeMap<String, u64>,
@@ -149,8 +169,11 @@ impl Agent {
                 _ => "idle",
             };
             let active = task.active.as_ref();
+            let exits = task.answers();
             let report = TaskReport {
+                backbone: task.backbone.bundle().fingerprint(),
                 version: task.version(),
+                former: task.former.as_ref().map(|former| former.version()),
                 hash: active.map(|active| encode_hex(&active.hash)),
                 wants: task.pointer.as_ref().map(|pointer| pointer.wants),
                 samples: task.census.samples,
@@ -167,22 +190,20 @@ impl Agent {
                 reject: active.and_then(|active| active.reject),
                 waiting: task.courses.as_ref().map_or(0, Courses::len),
                 thresholds: active.map(|active| active.thresholds.clone()).unwrap_or_default(),
-                predictions: task.exits.iter().sum(),
-                exits: task.exits.clone(),
+                predictions: exits.iter().sum(),
+                exits,
                 training,
                 at_rest: self.at_rest(name, now_ms),
             };
             (name.as_str(), report)
         });
-        let bundle = self.backbone.bundle();
         let report = Report {
             gateway: &self.config.gateway,
             incarnation: self.incarnation,
             uptime_s,
             rss_bytes: process_resident_bytes(),
-            backbone_bytes: self.backbone.resident_bytes(),
-            bundle: bundle.name(),
-            fingerprint: bundle.fingerprint(),
+            backbone_bytes: self.backbones.resident_bytes(),
+            backbones: self.backbones.iter().map(|backbone| BackboneReport::of(backbone)).collect(),
             degraded: self.degraded.as_deref(),
             uplink: uplink.into(),
             data: data.into(),

@@ -6,11 +6,12 @@ use crate::record::{Given, RecordRef, Tag};
 use crate::refusal::Refusal;
 use crate::serving::Active;
 use crate::training::usable;
-use loadonce_backbone::{Bundle, InputError};
+use loadonce_backbone::{Backbone, InputError};
 use loadonce_control::{ForecastSpec, Label, ManifestError, Pointer, Stable, TaskKind, TaskManifest, Wants};
 use loadonce_module::{ANOMALOUS, Choose, Dataset, Head, NORMAL, Recipe, Shape, label_counts, log_prior};
 use loadonce_store::Slots;
 use loadonce_trust::{decode_hex, encode_hex, hash};
+use std::sync::Arc;
 use thiserror::Error;
 
 /// A module file on its way here.
@@ -59,6 +60,8 @@ impl Census {
 
 /// A task as the agent holds it in memory.
 pub(crate) struct Task {
+    /// The backbone it runs on.
+    pub backbone: Arc<Backbone>,
     /// The manifest.
     pub manifest: TaskManifest,
     /// The module's shape.
@@ -79,6 +82,9 @@ pub(crate) struct Task {
     pub pointer: Option<Pointer>,
     /// What is served.
     pub active: Option<Active>,
+    /// The task as it was on another backbone: while there is no module on this one, it answers with the last
+    /// one it had.
+    pub former: Option<Box<Task>>,
     /// Where it is kept.
     pub slots: Option<Slots>,
     /// A newer version on its way.
@@ -112,13 +118,13 @@ const SETTLED_AFTER: f64 = 10.0;
 pub(crate) enum TaskError {
     /// It needs a backbone that is not loaded.
     #[error(
-        "needs the backbone `{wanted}`, but this gateway has loaded `{loaded}`; install that bundle or serve another task"
+        "needs the backbone `{wanted}`, installed here: {installed}; install that bundle and list it under `backbone.bundle`, or serve another task"
     )]
     WrongBackbone {
         /// The manifest's.
         wanted: String,
-        /// The agent's.
-        loaded: String,
+        /// The agent's, in words.
+        installed: String,
     },
     /// The manifest is not valid.
     #[error(transparent)]
@@ -147,17 +153,14 @@ impl Task {
         self.census = census;
     }
 
-    /// Sets a task up on `bundle`.
+    /// Sets a task up on `backbone`, whatever name its manifest gives it.
     pub(crate) fn new(
         manifest: TaskManifest,
-        bundle: &Bundle,
+        backbone: Arc<Backbone>,
         slots: Option<Slots>,
     ) -> Result<Self, TaskError> {
         manifest.validate()?;
-        if manifest.backbone != bundle.name() {
-            let (wanted, loaded) = (manifest.backbone, bundle.name().to_owned());
-            return Err(TaskError::WrongBackbone { wanted, loaded });
-        }
+        let bundle = backbone.bundle();
         let shape = manifest.shape(bundle.exits(), bundle.directions())?;
         let reader = Reader::new(bundle, &manifest)?;
         let courses = |forecast: &ForecastSpec| Some(Courses::new(forecast.step_s?, forecast.horizon));
@@ -170,12 +173,14 @@ impl Task {
             features_of: tag(&hash(features_of.as_bytes())),
             per_channel: manifest.features_per_channel(bundle.directions()),
             exits: vec![0; shape.exits],
+            backbone,
             manifest,
             shape,
             reader,
             courses,
             pointer: None,
             active: None,
+            former: None,
             slots,
             fetch: None,
             last_step_base: 0,
@@ -281,10 +286,32 @@ impl Task {
         self.waiting_since_ms.get_or_insert(now_ms);
     }
 
+    /// Answers per exit since the start, those of the former module included.
+    pub(crate) fn answers(&self) -> Vec<u64> {
+        let mut all = self.exits.clone();
+        if let Some(former) = &self.former {
+            add(&mut all, &former.exits);
+        }
+        all
+    }
+
+    /// The own module answers from now on.
+    pub(crate) fn part_from_former(&mut self) {
+        self.exits = self.answers();
+        self.former = None;
+    }
+
     /// Whether labels stored under `known` mean the same under this manifest.
     pub(crate) fn extends(&self, known: &TaskManifest) -> bool {
         let classes = self.manifest.classes.iter().zip(&known.classes).all(|(new, old)| new == old);
         self.manifest.kind == known.kind && classes
+    }
+}
+
+fn add(exits: &mut Vec<u64>, more: &[u64]) {
+    exits.resize(exits.len().max(more.len()), 0);
+    for (all, more) in exits.iter_mut().zip(more) {
+        *all += more;
     }
 }
 

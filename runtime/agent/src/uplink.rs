@@ -3,6 +3,7 @@
 use crate::agent::{Agent, AgentError};
 use crate::open::random_u64;
 use crate::outgoing::Outgoing;
+use crate::task::Task;
 use loadonce_control::{MANIFEST_DOMAIN, POINTER_DOMAIN, Pointer, Presence, TaskManifest};
 use loadonce_delivery::frames;
 use loadonce_store::{Entry, Place};
@@ -117,32 +118,50 @@ impl Agent {
             self.counters.refuse("bad_pointer");
             return Ok(());
         };
-        let fingerprint = self.backbone.bundle().fingerprint();
-        if pointer.task != name || pointer.site != self.config.site || pointer.backbone != fingerprint {
+        let backbone = self.backbones.with(&pointer.backbone);
+        let fits = pointer.task == name && pointer.site == self.config.site;
+        let Some(backbone) = backbone.filter(|_| fits).map(|backbone| backbone.bundle().name().to_owned())
+        else {
             self.counters.refuse("wrong_backbone");
             tracing::error!(
-                task = name, backbone = %pointer.backbone, loaded = %fingerprint,
+                task = name, backbone = %pointer.backbone, installed = %self.backbones.installed(),
                 "pointer for another site, task or backbone; install the fleet's bundle on this gateway"
             );
             return Ok(());
-        }
-        let key = format!("pointer/{name}");
+        };
         if fresh {
-            let known = self.meta(&key)?.and_then(|known| serde_json::from_slice::<Pointer>(&known).ok());
-            match known.map(|known| known.serial) {
-                Some(serial) if pointer.serial < serial => {
+            match self.known_pointer(name)? {
+                Some(known) if pointer.serial <= known.serial && pointer.backbone != known.backbone => {
+                    // The broker keeps one pointer per backbone, for gateways that have not got the newer one.
+                    tracing::debug!(task = name, backbone = %pointer.backbone, "a former backbone's pointer");
+                    return Ok(());
+                }
+                Some(known) if pointer.serial < known.serial => {
                     self.counters.refuse("stale_pointer");
                     tracing::warn!(
                         task = name,
                         serial = pointer.serial,
-                        known = serial,
+                        known = known.serial,
                         "older pointer ignored"
                     );
                     return Ok(());
                 }
-                Some(serial) if pointer.serial == serial => {}
-                _ => self.set_meta(&key, json)?,
+                Some(known) if pointer.serial == known.serial => {}
+                _ => self.set_meta(&format!("pointer/{name}"), json)?,
             }
+        }
+        let moved = |task: &&Task| task.backbone.bundle().fingerprint() != pointer.backbone;
+        if let Some(task) = self.tasks.get(name).filter(moved) {
+            if task.manifest.backbone != backbone {
+                // The manifest that names the pointer's backbone comes as well, or has already gone.
+                return Ok(());
+            }
+            tracing::info!(task = name, backbone = %pointer.backbone, "the task moves to another generation of its backbone");
+            let manifest = task.manifest.clone();
+            return match self.set_up(name, manifest)? {
+                Some(task) => self.serve(task),
+                None => Ok(()),
+            };
         }
         self.sender.release();
         if let Some(task) = self.tasks.get_mut(name) {

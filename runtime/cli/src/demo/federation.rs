@@ -3,6 +3,7 @@
 use super::error::DemoError;
 use super::evaluate::{Alone, Judge, Module};
 use super::fleet::{Figures, Fleet, Plan};
+use super::further::Further;
 use super::metrics::{class_mix, mean};
 use super::partition::{by_mix, dealt_out, draw};
 use super::plant::{Answered, Plant, Shipment, Stopped};
@@ -49,6 +50,8 @@ pub(crate) struct Setup {
     pub(crate) gateways: Vec<String>,
     /// Tasks.
     pub(crate) tasks: Arc<Vec<TaskSetup>>,
+    /// Tasks of the other kinds.
+    pub(crate) further: Arc<Vec<Further>>,
     /// Folder for runs.
     pub(crate) out: PathBuf,
     /// Whether a run's folder is kept.
@@ -176,8 +179,12 @@ pub(crate) async fn run(setup: &Setup, seed: u64, progress: &mut Progress) -> Re
     }
     let site = format!("demo-{seed}{}", setup.suffix);
     let splits = split(setup, seed)?;
-    let tasks: Vec<(String, String)> =
-        setup.tasks.iter().map(|task| (task.manifest.name.clone(), task.toml.clone())).collect();
+    let names: Vec<String> = setup.tasks.iter().map(|task| task.manifest.name.clone()).collect();
+    let further: Vec<String> = setup.further.iter().map(|task| task.manifest.name.clone()).collect();
+    let all: Vec<String> = names.iter().chain(&further).cloned().collect();
+    let texts = setup.tasks.iter().map(|task| &task.toml);
+    let texts = texts.chain(setup.further.iter().map(|task| &task.toml)).cloned();
+    let tasks: Vec<(String, String)> = all.iter().cloned().zip(texts).collect();
     let mut fleet = Fleet::start(&Plan {
         folder: &folder,
         site: &site,
@@ -194,18 +201,21 @@ pub(crate) async fn run(setup: &Setup, seed: u64, progress: &mut Progress) -> Re
         setup.gateways.len(),
         short(&folder).display()
     ));
-    let names: Vec<String> = tasks.into_iter().map(|(name, _)| name).collect();
-    let mut plant = Plant::connect(&setup.broker, &site, setup.gateways.clone(), names.clone()).await?;
+    let mut plant = Plant::connect(&setup.broker, &site, setup.gateways.clone(), all).await?;
     let mut stage = Stage { setup, fleet: &mut fleet, plant: &mut plant, progress, names: &names };
     let learned = stage.learn(&splits).await?;
     let answers = stage.test(&splits).await?;
+    let modules = stage.modules()?;
+    let (alone, further_answers) = stage.further(&further).await?;
+    let unchanged = stage.modules()? == modules;
     let figures = stage.last_figures(&splits).await?;
-    let modules = (0..setup.gateways.len())
-        .map(|gateway| names.iter().map(|task| Slot::read(stage.fleet.state(gateway), task)).collect())
-        .collect::<Result<Vec<Vec<Slot>>, _>>()?;
     fleet.end().await?;
     plant.tidy_up(setup.backbone.bundle().fingerprint()).await?;
 
+    if !unchanged {
+        let what = "training the further tasks changed the modules of the others".to_owned();
+        return Err(DemoError::Nonsense { what, folder });
+    }
     let lineages = rounds::read(&folder.join("aggregator").join("state"), &names)?;
     let nonsense = |what: String| DemoError::Nonsense { what, folder: folder.clone() };
     let mut task_runs = Vec::new();
@@ -226,6 +236,14 @@ pub(crate) async fn run(setup: &Setup, seed: u64, progress: &mut Progress) -> Re
         }
         task_runs.push(run);
     }
+    let mut further_runs = Vec::new();
+    for (index, (task, alone)) in setup.further.iter().zip(alone).enumerate() {
+        let at = names.len() + index;
+        let live: Vec<&Answered> = further_answers.iter().filter(|a| a.shipment.task == at).collect();
+        let versions = figures.iter().filter_map(|f| f.tasks.get(&further[index])).map(|f| f.version);
+        let run = task.run(alone, &live, versions.max().unwrap_or(0));
+        further_runs.push(run.map_err(nonsense)?);
+    }
     let longest = lineages.iter().max_by_key(|rounds| rounds.len()).cloned().unwrap_or_default();
     let sum = |figure: &dyn Fn(&Figures) -> u64| figures.iter().map(figure).sum::<u64>();
     let bytes = Bytes::new(
@@ -242,6 +260,7 @@ pub(crate) async fn run(setup: &Setup, seed: u64, progress: &mut Progress) -> Re
     let run = Run {
         seed,
         tasks: task_runs,
+        further: further_runs,
         bytes,
         agent,
         rounds: longest.len() as u64,
@@ -343,7 +362,7 @@ impl Stage<'_> {
             let own = splits[task].labelled[gateway].iter().enumerate();
             own.map(move |(i, &sample)| Shipment { task, sample, id: format!("label-{i}") })
         };
-        let mut queues = self.queues(|task, gateway| {
+        let mut queues = self.queues(self.names.len(), |task, gateway| {
             let line = splits[task].unlabelled[gateway].iter().enumerate();
             let line = line.map(|(i, &sample)| Shipment { task, sample, id: format!("line-{i}") });
             line.chain(labelled(task, gateway)).collect()
@@ -351,7 +370,7 @@ impl Stage<'_> {
         let count: usize = queues.iter().map(VecDeque::len).sum();
         self.progress
             .stage(&format!("sending {count} samples over the data plane, before there is any module"));
-        self.exchange(std::mem::take(&mut queues)).await?;
+        self.exchange(std::mem::take(&mut queues), payloads(self.setup)).await?;
 
         let labels: usize = splits.iter().flat_map(|split| &split.labels).map(Vec::len).sum();
         self.progress.stage(&format!("labelling {labels} of them"));
@@ -380,13 +399,77 @@ impl Stage<'_> {
 
     /// Sends every gateway's test samples; what comes back is what the plant would get.
     async fn test(&mut self, splits: &[Split]) -> Result<Vec<Answered>, DemoError> {
-        let queues = self.queues(|task, gateway| {
+        let queues = self.queues(self.names.len(), |task, gateway| {
             let own = splits[task].tests[gateway].iter().enumerate();
             own.map(|(i, &sample)| Shipment { task, sample, id: format!("test-{i}") }).collect()
         });
         let count: usize = queues.iter().map(VecDeque::len).sum();
         self.progress.stage(&format!("sending {count} test samples for live predictions"));
-        self.exchange(queues).await
+        self.exchange(queues, payloads(self.setup)).await
+    }
+
+    /// The modules of the tasks, gateway by gateway.
+    fn modules(&self) -> Result<Vec<Vec<Slot>>, DemoError> {
+        let of = |gateway| {
+            self.names
+                .iter()
+                .map(|task| Slot::read(self.fleet.state(gateway), task))
+                .collect::<Result<_, _>>()
+        };
+        (0..self.setup.gateways.len()).map(of).collect()
+    }
+
+    /// Teaches the tasks of the other kinds, with one contribution of each gateway, and asks every gateway the same.
+    /// Gives what each would have reached alone, task by task, and the live answers.
+    async fn further(&mut self, names: &[String]) -> Result<(Vec<Vec<f64>>, Vec<Answered>), DemoError> {
+        let tasks = Arc::clone(&self.setup.further);
+        let first = self.names.len();
+        let payloads = Arc::clone(&tasks);
+        let payload =
+            move |shipment: &Shipment| payloads[shipment.task - first].payloads[shipment.sample].clone();
+        let ship = |rows: &dyn Fn(usize, usize) -> Vec<usize>| {
+            self.queues(names.len(), |task, gateway| {
+                let own = rows(task, gateway).into_iter();
+                own.map(|row| Shipment { task: first + task, sample: row, id: format!("row-{row}") })
+                    .collect()
+            })
+        };
+        let queues = ship(&|task, gateway| tasks[task].sent[gateway].clone());
+        let tests = ship(&|task, _| tasks[task].tests.clone());
+        let count: usize = queues.iter().map(VecDeque::len).sum();
+        self.progress.stage(&format!(
+            "sending {count} samples of two further tasks, {} and {}; nobody labels them",
+            names[0], names[1]
+        ));
+        let (backbone, judged) = (Arc::clone(&self.setup.backbone), Arc::clone(&tasks));
+        let alone = tokio::task::spawn_blocking(move || {
+            judged.iter().map(|task| task.alone(&backbone)).collect::<Result<Vec<_>, _>>()
+        });
+        self.exchange(queues, &payload).await?;
+        let resting = |gateway: usize, figures: &Figures| {
+            for (task, name) in tasks.iter().zip(names) {
+                let labels = task.labelled[gateway].len() as u64;
+                let Some(own) = figures.tasks.get(name) else { return Err(format!("task {name} is gone")) };
+                if own.labels != labels || own.version == 0 || !own.at_rest {
+                    return Err(format!(
+                        "{name}: {} of {labels} labels, version {}, at rest {}",
+                        own.labels, own.version, own.at_rest
+                    ));
+                }
+            }
+            Ok(())
+        };
+        let progress = &mut *self.progress;
+        self.fleet
+            .until("learning the further tasks", self.setup.patience, resting, |figures| {
+                progress.update(|| lineages(figures, names));
+            })
+            .await?;
+        let count: usize = tests.iter().map(VecDeque::len).sum();
+        self.progress.stage(&format!("sending {count} test samples of the further tasks"));
+        let answers = self.exchange(tests, &payload).await?;
+        let alone = alone.await.map_err(|e| DemoError::Backbone(format!("the judge stopped: {e}")))??;
+        Ok((alone, answers))
     }
 
     /// Figures that have seen everything that was sent.
@@ -402,8 +485,7 @@ impl Stage<'_> {
         self.fleet.until("the last figures", self.setup.patience, seen, |_| {}).await
     }
 
-    fn queues(&self, own: impl Fn(usize, usize) -> Vec<Shipment>) -> Vec<VecDeque<Shipment>> {
-        let tasks = self.names.len();
+    fn queues(&self, tasks: usize, own: impl Fn(usize, usize) -> Vec<Shipment>) -> Vec<VecDeque<Shipment>> {
         (0..self.setup.gateways.len())
             .map(|gateway| {
                 // Task by task in turn, as both lines run side by side.
@@ -422,10 +504,12 @@ impl Stage<'_> {
             .collect()
     }
 
-    async fn exchange(&mut self, queues: Vec<VecDeque<Shipment>>) -> Result<Vec<Answered>, DemoError> {
+    async fn exchange(
+        &mut self,
+        queues: Vec<VecDeque<Shipment>>,
+        payload: impl Fn(&Shipment) -> Vec<u8>,
+    ) -> Result<Vec<Answered>, DemoError> {
         let total: usize = queues.iter().map(VecDeque::len).sum();
-        let tasks = Arc::clone(&self.setup.tasks);
-        let payload = |shipment: &Shipment| tasks[shipment.task].data.payloads[shipment.sample].clone();
         let (fleet, progress) = (&mut *self.fleet, &mut *self.progress);
         let look = |answered: usize| {
             progress.update(|| vec![format!("{answered} of {total} answered")]);
@@ -446,6 +530,12 @@ impl Stage<'_> {
             },
         })
     }
+}
+
+/// What is sent of a shipment of the tasks.
+fn payloads(setup: &Setup) -> impl Fn(&Shipment) -> Vec<u8> + use<> {
+    let tasks = Arc::clone(&setup.tasks);
+    move |shipment| tasks[shipment.task].data.payloads[shipment.sample].clone()
 }
 
 /// Whether an agent has all its labels, and every lineage is finished and installed.
@@ -486,6 +576,7 @@ fn judge(backbone: &Backbone, tasks: &[TaskSetup], splits: &[Split]) -> Result<V
 }
 
 /// The active slot of a gateway's task.
+#[derive(PartialEq)]
 struct Slot {
     shared_bytes: Vec<u8>,
     shared: ModuleFile,

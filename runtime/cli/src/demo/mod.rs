@@ -3,6 +3,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `federation` | one federation from the first process to the figures |
+//! | `further` | the tasks of the other kinds |
 //! | `fleet`, `children` | the processes and their configurations |
 //! | `broker`, `plant` | the embedded broker; what sends samples and labels |
 //! | `partition` | which gateway sees what |
@@ -15,6 +16,7 @@ mod error;
 mod evaluate;
 mod federation;
 mod fleet;
+mod further;
 mod metrics;
 mod partition;
 mod plant;
@@ -26,10 +28,12 @@ mod table;
 pub use children::become_tied;
 pub use error::DemoError;
 pub(crate) use metrics::{mean, t_interval};
-pub(crate) use plant::{Answered, Plant, Shipment, Stopped};
+pub(crate) use plant::{Plant, Shipment, Stopped};
 
 use federation::{Setup, TaskSetup};
+use further::Further;
 use loadonce_backbone::{Backbone, Bundle, EngineOptions};
+use loadonce_module::Random;
 use progress::Progress;
 use report::Report;
 use std::path::{Path, PathBuf};
@@ -141,6 +145,10 @@ async fn prepare(options: &Options, progress: &mut Progress) -> Result<Setup, De
         .map(|name| TaskSetup::read(&models, name, options.gateways, options.quick))
         .into_iter()
         .collect::<Result<Vec<_>, _>>()?;
+    let further = vec![
+        Further::demand(&models, options.gateways, options.quick)?,
+        Further::misprint(&models, options.gateways, options.quick, &mut Random::new(options.seed))?,
+    ];
     let bundle_dir = models.join("bundles").join(&tasks[0].manifest.backbone);
     let library = crate::library::find(options.library.as_deref())
         .map_err(|(path, source)| DemoError::File { doing: "find", path, source })?;
@@ -172,6 +180,7 @@ async fn prepare(options: &Options, progress: &mut Progress) -> Result<Setup, De
         gateways: (1..=options.gateways).map(|i| format!("gateway-{i:02}{suffix}")).collect(),
         suffix,
         tasks: Arc::new(tasks),
+        further: Arc::new(further),
         out: absolute(&options.out)?,
         keep: options.keep,
         patience: Duration::from_secs(options.patience),

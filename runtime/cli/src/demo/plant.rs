@@ -7,6 +7,7 @@ use loadonce_link::{Backoff, Event, Link, LinkConfig, LinkHandle, Qos};
 use loadonce_wire::Topic;
 use loadonce_wire::limits::{MAX_SAMPLE, MAX_TOPIC, packet_bytes};
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::Receiver;
 
@@ -63,10 +64,11 @@ pub(crate) struct Plant {
     gateways: Vec<String>,
     tasks: Vec<String>,
     broker: String,
+    problems: (usize, Option<(String, String)>),
 }
 
 impl Plant {
-    /// Connects to `broker` and subscribes to all predictions of `site`.
+    /// Connects to `broker` and subscribes to the predictions of these gateways and tasks.
     pub(crate) async fn connect(
         broker: &str,
         site: &str,
@@ -75,15 +77,16 @@ impl Plant {
     ) -> Result<Self, DemoError> {
         let problem = |what: String| DemoError::Broker { broker: broker.to_owned(), what };
         let largest = packet_bytes(MAX_TOPIC, MAX_SAMPLE);
-        let mut config =
-            LinkConfig::new(broker, &format!("{site}.plant"), largest).map_err(|e| problem(e.to_string()))?;
-        let answers = Topic::Out { gateway: "+", task: "+", sample: "+" }.text(site);
+        // A broker ends the older of two connections with one name, and two people may feed at once.
+        let name = format!("{site}.plant.{:016x}", RandomState::new().build_hasher().finish());
+        let mut config = LinkConfig::new(broker, &name, largest).map_err(|e| problem(e.to_string()))?;
+        let answers = Topic::Out { gateway: only(&gateways), task: only(&tasks), sample: "+" }.text(site);
         config.subscriptions.push((answers.as_str().to_owned(), Qos::AtLeastOnce));
         config.queue_messages = QUEUE;
         config.backoff = Backoff { base: Duration::from_millis(200), cap: Duration::from_secs(2) };
         let (handle, events) = Link::start(config).map_err(|e| problem(e.to_string()))?;
-        let mut plant =
-            Self { handle, events, site: site.to_owned(), gateways, tasks, broker: broker.to_owned() };
+        let (site, broker) = (site.to_owned(), broker.to_owned());
+        let mut plant = Self { handle, events, site, gateways, tasks, broker, problems: (0, None) };
         let deadline = Instant::now() + CONNECT;
         let mut reason = "no answer".to_owned();
         loop {
@@ -133,7 +136,10 @@ impl Plant {
                 event = self.events.recv() => match event {
                     Some(Event::Message { topic, payload, .. }) => {
                         let Some((gateway, key)) = self.locate(&topic) else { continue };
-                        let Some(shipment) = waiting[gateway].remove(&key) else { continue };
+                        let Some(shipment) = waiting[gateway].remove(&key) else {
+                            self.unasked(key.1, &payload);
+                            continue;
+                        };
                         let prediction = serde_json::from_slice::<Prediction>(&payload).map_err(|_| {
                             let what = serde_json::from_slice::<Problem>(&payload)
                                 .map_or_else(|e| format!("unreadable answer: {e}"), |problem| problem.message);
@@ -163,6 +169,19 @@ impl Plant {
                 }
             }
         }
+    }
+
+    /// Whatever came back without a sample waiting for it: the refusal of a label, or nothing new.
+    fn unasked(&mut self, id: String, payload: &[u8]) {
+        if let Ok(problem) = serde_json::from_slice::<Problem>(payload) {
+            self.problems.0 += 1;
+            self.problems.1.get_or_insert((id, problem.message));
+        }
+    }
+
+    /// How many labels were refused, and the first of them: its sample and why.
+    pub(crate) fn problems(&self) -> (usize, Option<&(String, String)>) {
+        (self.problems.0, self.problems.1.as_ref())
     }
 
     fn locate(&self, topic: &str) -> Option<(usize, (usize, String))> {
@@ -227,4 +246,9 @@ impl Plant {
         self.handle.close().await;
         Ok(())
     }
+}
+
+/// A topic level that matches all of `names`.
+fn only(names: &[String]) -> &str {
+    if let [only] = names { only } else { "+" }
 }

@@ -1,5 +1,6 @@
 //! `report.json`: what one or several federations gave; `docs/demo.md` describes every key.
 
+use super::further::{FurtherReport, FurtherRun};
 use super::metrics::{Interval, least, mean, t_interval};
 use serde::Serialize;
 
@@ -50,6 +51,8 @@ pub(crate) struct Run {
     pub(crate) seed: u64,
     /// Tasks.
     pub(crate) tasks: Vec<TaskRun>,
+    /// Tasks of the other kinds.
+    pub(crate) further: Vec<FurtherRun>,
     /// Bytes of all agents' uplinks.
     pub(crate) bytes: Bytes,
     /// Memory of the largest agent.
@@ -95,6 +98,8 @@ pub(crate) struct AgentMemory {
 pub(crate) struct Report {
     /// Tasks.
     pub(crate) tasks: Vec<TaskReport>,
+    /// Tasks of the other kinds on the same backbone.
+    pub(crate) further: Vec<FurtherReport>,
     /// Traffic; mean over federations.
     pub(crate) bytes: Bytes,
     /// Memory; the largest of all agents.
@@ -173,6 +178,8 @@ pub(crate) struct RunReport {
     pub(crate) bytes: Bytes,
     /// Tasks.
     pub(crate) tasks: Vec<TaskRunReport>,
+    /// Tasks of the other kinds.
+    pub(crate) further: Vec<FurtherRun>,
 }
 
 /// One task of one federation in the report; lists have one entry per gateway.
@@ -199,7 +206,8 @@ pub(crate) fn mean_exit(exits: &[u64]) -> f64 {
     depth as f64 / answers.max(1) as f64
 }
 
-fn added(lists: impl Iterator<Item = Vec<u64>>) -> Vec<u64> {
+/// Counts per exit, added up.
+pub(crate) fn added(lists: impl Iterator<Item = Vec<u64>>) -> Vec<u64> {
     lists.fold(Vec::new(), |mut sum, list| {
         sum.resize(sum.len().max(list.len()), 0);
         sum.iter_mut().zip(&list).for_each(|(sum, n)| *sum += n);
@@ -214,11 +222,13 @@ impl Report {
         let count = |figure: &dyn Fn(&Run) -> u64| over(&|run| figure(run) as f64).round() as u64;
         let largest = |figure: &dyn Fn(&Run) -> f64| runs.iter().map(figure).fold(0.0, f64::max);
         let tasks = runs.first().map_or(0, |run| run.tasks.len());
+        let further = runs.first().map_or(0, |run| run.further.len());
         let exits = added(runs.iter().flat_map(|run| run.tasks.iter().map(|task| task.exits.clone())));
         let (up, down) = (count(&|run| run.bytes.up), count(&|run| run.bytes.down));
         let full_model = count(&|run| run.bytes.full_model);
         Self {
             tasks: (0..tasks).map(|task| TaskReport::new(runs, task)).collect(),
+            further: (0..further).map(|task| FurtherReport::new(runs, task)).collect(),
             bytes: Bytes { up, down, full_model, ratio: full_model as f64 / (up + down).max(1) as f64 },
             agent: AgentMemory {
                 rss_mb: largest(&|run| run.agent.rss_mb),
@@ -289,6 +299,7 @@ impl RunReport {
             seconds: run.seconds,
             bytes: run.bytes,
             tasks: run.tasks.iter().map(task).collect(),
+            further: run.further.clone(),
         }
     }
 }
@@ -318,9 +329,24 @@ pub(crate) mod tests {
             agreement: 1.0,
             kept: vec![("fine-tuned".into(), 2)],
         };
+        let further = FurtherRun {
+            name: "demand".into(),
+            kind: "forecast",
+            metric: "relative_error",
+            before: 1.0,
+            alone: vec![0.9, 0.7],
+            federated: vec![0.5, 0.6],
+            promised: 0.8,
+            held: Some(0.75),
+            found: None,
+            samples: 240,
+            versions: 1,
+            exits: vec![0, 0, 80],
+        };
         Run {
             seed,
             tasks: vec![task],
+            further: vec![further],
             bytes: Bytes::new(600_000, 400_000, 5_000_000, 20),
             agent: AgentMemory { rss_mb: 40.0, backbone_mb: 30.0 },
             rounds: 4,
@@ -345,6 +371,9 @@ pub(crate) mod tests {
         }
         assert!(report["agent"]["rss_mb"].is_number() && report["agent"]["backbone_mb"].is_number());
         assert!(report["tasks"][0].get("difference").is_none());
+        for key in ["before", "alone", "federated", "worst_alone", "worst_federated", "promised", "held"] {
+            assert!(report["further"][0][key].is_f64(), "{key}");
+        }
     }
 
     #[test]
@@ -359,6 +388,9 @@ pub(crate) mod tests {
         assert!(difference.low < difference.mean && difference.mean < difference.high);
         assert!((task.worst_difference.unwrap().mean - 0.15).abs() < 1e-9);
         assert!((report.mean_exit - 2.0).abs() < 1e-9);
+        let further = &report.further[0];
+        assert!((further.alone - 0.8).abs() < 1e-9 && (further.worst_alone - 0.9).abs() < 1e-9);
+        assert!((further.federated - 0.55).abs() < 1e-9 && (further.worst_federated - 0.6).abs() < 1e-9);
         assert_eq!(report.bytes.full_model, 200_000_000);
         assert!((report.bytes.ratio - 200.0).abs() < 1e-9);
     }

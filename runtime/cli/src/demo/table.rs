@@ -86,6 +86,7 @@ pub(crate) fn table(report: &Report) -> String {
                 .expect(TAKES_ANY);
         }
     }
+    text.push_str(&further(report));
     let bytes = &report.bytes;
     writeln!(
         text,
@@ -103,6 +104,54 @@ pub(crate) fn table(report: &Report) -> String {
     )
     .expect(TAKES_ANY);
     text
+}
+
+const FURTHER: &str = "\
+Live answers on samples that no gateway had seen, the same for all; mean over gateways, and the worst one.
+relative error  mean absolute error of the forecast's median; that of seasonal naive is 1, less is better
+roc auc         share of pairs of a normal and an anomalous sample in which the anomalous one scores higher
+alone           the same module made of the gateway's own samples only
+promised, was   what the outer quantiles hold of the values to come; what share of normal samples raises an alarm
+found           anomalies that raise an alarm
+";
+
+/// The table of the other kinds.
+fn further(report: &Report) -> String {
+    let head = [
+        "task",
+        "figure",
+        "samples",
+        "before",
+        "alone",
+        "worst",
+        "federated",
+        "worst",
+        "promised",
+        "was",
+        "found",
+    ];
+    let mut rows = vec![head.map(str::to_owned)];
+    let figure = |value: f64| format!("{value:.3}");
+    let share = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), percent);
+    for task in &report.further {
+        rows.push([
+            task.name.clone(),
+            task.metric.replace('_', " "),
+            task.samples.to_string(),
+            figure(task.before),
+            figure(task.alone),
+            figure(task.worst_alone),
+            figure(task.federated),
+            figure(task.worst_federated),
+            percent(task.promised),
+            share(task.held),
+            share(task.found),
+        ]);
+    }
+    format!(
+        "\nTwo further kinds of tasks on the same backbone, labelled by nobody\n\n{}\n{FURTHER}",
+        aligned(&rows)
+    )
 }
 
 const TAKES_ANY: &str = "a String takes any text";
@@ -140,6 +189,8 @@ mod tests {
         for column in ["before", "alone", "shared", "federated", "even test", "exit", "same"] {
             assert!(EXPLANATION.lines().any(|line| line.starts_with(column)), "{column}");
         }
+        let further = lines.iter().position(|line| line.starts_with("demand")).unwrap();
+        assert!(lines[further].contains("relative error") && lines[further].contains("80.0  75.0"), "{text}");
         assert!(text.lines().all(|line| line.len() <= 120), "{text}");
         assert!(!text.contains("interval"));
     }

@@ -24,9 +24,10 @@ pub use error::EvaluateError;
 
 use crate::data::DataSet;
 use against::against;
-use bench::Bench;
+pub(crate) use bench::Bench;
 use draw::Labels;
-use features::{Features, in_parallel};
+pub(crate) use features::Features;
+use features::in_parallel;
 use loadonce_backbone::{Backbone, Bundle, EngineOptions};
 use loadonce_control::{TaskKind, TaskManifest};
 use loadonce_module::Recipe;

@@ -62,10 +62,10 @@ fn measure(gateways: usize, storm: bool, seed: u64, codec: &str) -> Value {
     let figures = site.figures();
     let journal = fs::metadata(folder.path().join("state/aggregator.redb")).map_or(0, |file| file.len());
     eprintln!("== {gateways} gateways, the broker alone");
-    let (null_status, null, log) = site.simulate(&Simulation { null: true, storm: false, ..simulation });
+    let (null_status, baseline, log) = site.simulate(&Simulation { null: true, storm: false, ..simulation });
     assert!(null_status.success(), "the simulation ended with {null_status}:\n{}", log.tail());
     let step = &fleet["rounds"][1];
-    let (own, alone) = (number(&step["mb_per_second"]), number(&null["rounds"][0]["mb_per_second"]));
+    let (own, alone) = (number(&step["mb_per_second"]), number(&baseline["rounds"][0]["mb_per_second"]));
     let rounds = fleet["rounds"].as_array().cloned().unwrap_or_default();
     json!({
         "gateways": gateways,
@@ -77,12 +77,12 @@ fn measure(gateways: usize, storm: bool, seed: u64, codec: &str) -> Value {
         "journal_bytes": journal,
         "contributions_per_second": step["per_second"],
         "mb_per_second": own,
-        "broker_alone_per_second": null["rounds"][0]["per_second"],
+        "broker_alone_per_second": baseline["rounds"][0]["per_second"],
         "broker_alone_mb_per_second": alone,
         "ratio": own / alone,
         "aggregator": { "contributions": figures["contributions"], "link": figures["link"], "ignored": figures["ignored"] },
         "sim": fleet,
-        "null": null,
+        "null": baseline,
     })
 }
 

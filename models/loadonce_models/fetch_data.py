@@ -27,7 +27,7 @@ def load(name: str) -> Data:
 
 
 def main() -> None:
-    for name in data.COMMITTED:
+    for name in data.COMMITTED + data.BENCHED:
         data.save(data.make(name), data.FOLDER / f"{name}.safetensors")
     missing = []
     shown: dict[str, Callable[[], object]] = {name: partial(data.load, name) for name in data.LABELLED}

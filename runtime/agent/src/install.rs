@@ -6,8 +6,10 @@ use crate::outgoing::{Outgoing, Side};
 use crate::serving::Active;
 use crate::task::{Fetch, Task};
 use crate::training::{Candidate, Job, gather};
+use loadonce_control::Stable;
+use loadonce_delta::{apply_patch, most_patch_bytes};
 use loadonce_module::{Alarm, Choice, Dtype, Kept, ModuleFile, NEVER, Role};
-use loadonce_trust::{encode_hex, hash};
+use loadonce_trust::{decode_hex, encode_hex, hash};
 use loadonce_wire::block::MAX_BLOCK_REQUEST;
 use loadonce_wire::chunks::Reassembly;
 use loadonce_wire::frame::HEADER;
@@ -133,14 +135,17 @@ impl Agent {
                 continue;
             }
             if task.fetch.is_none() {
-                match Reassembly::new(stable.bytes as usize) {
-                    Ok(parts) if stable.bytes > 0 => {
-                        let buffer = vec![0; stable.bytes as usize];
-                        task.fetch = Some(Fetch { stable, hash, buffer, parts, asked_ms: 0, asked: 0 });
+                let patch = patch_for(task, &stable);
+                let (hash, bytes, patches) = patch.unwrap_or((hash, stable.bytes as usize, None));
+                match Reassembly::new(bytes) {
+                    Ok(parts) if bytes > 0 => {
+                        let buffer = vec![0; bytes];
+                        task.fetch =
+                            Some(Fetch { stable, hash, patches, buffer, parts, asked_ms: 0, asked: 0 });
                     }
                     _ => {
                         self.counters.refuse("too_large");
-                        tracing::error!(task = %name, bytes = stable.bytes, "announced module exceeds {MAX_BLOB} bytes");
+                        tracing::error!(task = %name, bytes, "announced module exceeds {MAX_BLOB} bytes");
                         continue;
                     }
                 }
@@ -191,6 +196,24 @@ impl Agent {
                 }
                 continue;
             };
+            if let Some(base) = &fetch.patches {
+                let Some((file, hash)) = apply(&fetch, base) else {
+                    self.counters.refuse("bad_patch");
+                    tracing::error!(task = %name, "the patch does not lead to the announced module; fetching it whole");
+                    if let Some(task) = self.tasks.get_mut(&name) {
+                        task.bad_patch = Some(fetch.hash);
+                    }
+                    continue;
+                };
+                tracing::info!(
+                    target: "boundary", process = "agent", boundary = "module.patched",
+                    task = %name, version = fetch.stable.version, bytes = fetch.buffer.len()
+                );
+                if self.derive(&name, file, fetch.stable.version, hash)? {
+                    return Ok(true);
+                }
+                continue;
+            }
             if hash(&fetch.buffer) != fetch.hash {
                 self.counters.refuse("bad_module_hash");
                 tracing::error!(task = %name, "the module file does not have the announced hash; asking again later");
@@ -359,6 +382,35 @@ impl Agent {
         task.active = Some(active);
         self.report_due = true;
     }
+}
+
+/// The hash and size of the patch to fetch, and the file it is for, where there is one and the slot holds that file.
+fn patch_for(task: &mut Task, stable: &Stable) -> Option<([u8; 32], usize, Option<Vec<u8>>)> {
+    let patch = stable.patch.as_ref()?;
+    let (wanted, base) = (decode_hex(&patch.hash)?, decode_hex(&stable.base)?);
+    let bytes = patch.bytes as usize;
+    let sound = bytes <= most_patch_bytes(task.shape.parameters()) && bytes < stable.bytes as usize;
+    let active = task.active.as_ref().is_some_and(|active| active.hash == base);
+    if !sound || !active || task.bad_patch == Some(wanted) {
+        return None;
+    }
+    let mut slot = task.slots.as_mut()?.load().ok()??;
+    let file = slot.files.remove(SHARED).filter(|file| hash(file) == base)?;
+    Some((wanted, bytes, Some(file)))
+}
+
+/// The announced module file, made of the one before it and the patch that was fetched; `None` unless it has the
+/// announced hash.
+fn apply(fetch: &Fetch, base: &[u8]) -> Option<(Vec<u8>, [u8; 32])> {
+    if hash(&fetch.buffer) != fetch.hash {
+        return None;
+    }
+    let base_file = ModuleFile::decode(base).ok()?;
+    let params = apply_patch(&base_file.params, &fetch.buffer).ok()?;
+    let (version, previous) = (fetch.stable.version, fetch.stable.base.clone());
+    let file = ModuleFile { version, base: previous, params, ..base_file }.encode(Dtype::F16).ok()?;
+    let announced = decode_hex(&fetch.stable.hash)?;
+    (hash(&file) == announced).then_some((file, announced))
 }
 
 fn request_frame(request: &BlockRequest, site: &str, gateway: &str) -> Outgoing {

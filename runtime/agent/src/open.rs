@@ -4,6 +4,7 @@ use crate::agent::{Agent, AgentError, META};
 use crate::config::Config;
 use crate::figures::Counters;
 use crate::recent::{EarlyLabels, RecentQueue};
+use crate::residual;
 use crate::samples;
 use crate::sending::Sending;
 use loadonce_backbone::Backbone;
@@ -63,6 +64,7 @@ impl Agent {
         let outbox = open_outbox(&config, &database)?;
         let tx = database.begin_write()?;
         samples::create(&tx)?;
+        residual::open(&tx)?;
         let (incarnation, heldout_key, pinned);
         {
             let mut meta = tx.open_table(META)?;
@@ -129,6 +131,7 @@ impl Agent {
         self.outbox = open_outbox(&self.config, &memory)?;
         let tx = memory.begin_write()?;
         samples::create(&tx)?;
+        residual::open(&tx)?;
         tx.commit()?;
         self.database = memory;
         self.degraded = Some(error.to_string());

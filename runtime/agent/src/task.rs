@@ -17,8 +17,10 @@ use thiserror::Error;
 pub(crate) struct Fetch {
     /// What the pointer announced.
     pub stable: Stable,
-    /// blake3 the file must have.
+    /// blake3 of what is fetched: the module file, or the patch that makes it of the one in the slot.
     pub hash: [u8; 32],
+    /// The module file the patch is for, where a patch is fetched.
+    pub patches: Option<Vec<u8>>,
     /// The file so far.
     pub buffer: Vec<u8>,
     /// Which parts are there.
@@ -81,6 +83,8 @@ pub(crate) struct Task {
     pub slots: Option<Slots>,
     /// A newer version on its way.
     pub fetch: Option<Fetch>,
+    /// blake3 of a patch that did not lead to the announced file: the file is fetched whole.
+    pub bad_patch: Option<[u8; 32]>,
     /// Version the last step was trained from.
     pub last_step_base: u64,
     /// When the last label came, ms.
@@ -168,6 +172,7 @@ impl Task {
             active: None,
             slots,
             fetch: None,
+            bad_patch: None,
             last_step_base: 0,
             last_label_ms: 0,
             waiting_since_ms: None,
@@ -288,9 +293,10 @@ mod tests {
 
     #[test]
     fn blocks_are_asked_for_less_and_less_often() {
-        let stable = Stable { version: 1, hash: String::new(), bytes: 1, base: String::new() };
+        let stable = Stable { version: 1, hash: String::new(), bytes: 1, base: String::new(), patch: None };
         let parts = Reassembly::new(1).unwrap();
-        let mut fetch = Fetch { stable, hash: [0; 32], buffer: Vec::new(), parts, asked_ms: 0, asked: 0 };
+        let mut fetch =
+            Fetch { stable, hash: [0; 32], patches: None, buffer: Vec::new(), parts, asked_ms: 0, asked: 0 };
         let (mut now, mut pauses) = (0, Vec::new());
         for _ in 0..9 {
             let asked_at = now;

@@ -218,7 +218,12 @@ impl Agent {
             }
             (Status::Refused, Reason::SequenceConflict) => self.requeue(place, &ack.blob_hash)?,
             _ => {
-                if self.outbox.acknowledge(&self.database, place, &ack.blob_hash)? {
+                let deleted = if ack.status == Status::Refused {
+                    self.delete_refused(place, &ack.blob_hash, ack.reason)?
+                } else {
+                    self.outbox.acknowledge(&self.database, place, &ack.blob_hash)?
+                };
+                if deleted {
                     tracing::info!(
                         target: "boundary", process = "agent", boundary = "outbox.deleted",
                         epoch = ack.epoch, sequence = ack.sequence

@@ -1,4 +1,4 @@
-//! Module files, in pieces.
+//! Module files and patches, in pieces.
 
 use loadonce_wire::limits::MAX_PAYLOAD;
 use loadonce_wire::{BlockRequest, Frame, Kind};
@@ -18,11 +18,19 @@ impl Aggregator {
             self.counters.ignore("malformed_request");
             return Ok(Vec::new());
         };
-        let wanted = self.journal.module(&request.blob_hash, |module| {
-            let start = (request.offset as usize).min(module.len());
-            let end = start.saturating_add(request.length as usize).min(module.len());
-            (module.len(), start, module[start..end].to_vec())
-        })?;
+        let cut = |file: &[u8]| {
+            let start = (request.offset as usize).min(file.len());
+            let end = start.saturating_add(request.length as usize).min(file.len());
+            (file.len(), start, file[start..end].to_vec())
+        };
+        // Only the newest version's patch is kept, and found by the task that announces it.
+        let patched = self.lines.get(request.task.as_str()).filter(|line| {
+            line.newest.and_then(|newest| newest.patch).is_some_and(|(hash, _)| hash == request.blob_hash)
+        });
+        let wanted = match patched {
+            Some(line) => self.journal.patch(&line.id, cut)?,
+            None => self.journal.module(&request.blob_hash, cut)?,
+        };
         let Some((total, start, piece)) = wanted else {
             self.counters.ignore("unknown_module");
             tracing::warn!(gateway, task = %request.task, "a gateway asked for a module file that is not kept");

@@ -20,13 +20,12 @@ mod features;
 mod forecast;
 mod report;
 
-pub use error::EvaluateError;
-
 use crate::data::DataSet;
 use against::against;
 use bench::Bench;
 use draw::Labels;
-use features::{Features, in_parallel};
+pub use error::EvaluateError;
+pub(crate) use features::{Features, in_parallel};
 use loadonce_backbone::{Backbone, Bundle, EngineOptions};
 use loadonce_control::{TaskKind, TaskManifest};
 use loadonce_module::Recipe;

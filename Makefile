@@ -6,6 +6,7 @@
 # make fuzz          every fuzz target under libFuzzer for FUZZ_SECONDS (600) each
 # make mutate        100,000 damaged frames against a live aggregator and a live agent (FRAMES, SEED)
 # make bad-line      64 kbit/s, 5 % loss, 800 ms: target/bench/line.json
+# make bench-codec      what every codec of steps costs and loses on two real tasks: target/bench/codec.json
 # make bench-backbone   what every exit costs on this machine: target/bench/backbone.json
 # make explore          delivery under losses, deaths and cuts: SCHEDULES random walks from SEED on
 # make bench-fleet      ten thousand gateways against one aggregator, a broker that dies: target/bench/fleet.json
@@ -19,10 +20,11 @@ export ORT_DYLIB_PATH := $(CURDIR)/$(ORT_DIR)/libonnxruntime.so
 DEMO_ARGS ?=
 REPORT_ARGS ?=
 BENCH_ARGS ?=
+CODEC_ARGS ?=
 export SEED ?= 1
 SCHEDULES ?= 200000
 
-.PHONY: help demo test build onnxruntime models models-report bench-backbone test-aarch64 explore bench-fleet bench-idle \
+.PHONY: help demo test build onnxruntime models models-report bench-backbone bench-codec test-aarch64 explore bench-fleet bench-idle \
 	soak fuzz mutate bad-line harsh clean
 
 help:
@@ -53,6 +55,11 @@ models-report: build
 
 bench-backbone: build
 	models/report.sh bench $(BENCH_ARGS)
+
+bench-codec: onnxruntime
+	@tests/prepare build
+	cargo build --release --locked -p loadonce-cli --bin loadonce-bench-codec
+	target/release/loadonce-bench-codec $(CODEC_ARGS)
 
 explore:
 	LOADONCE_SEED=$(SEED) LOADONCE_SCHEDULES=$(SCHEDULES) cargo test --release --locked -p loadonce-delivery \

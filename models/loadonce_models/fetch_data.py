@@ -35,7 +35,7 @@ def demand_table() -> str:
 
 
 def main() -> None:
-    for name in data.COMMITTED:
+    for name in data.COMMITTED + data.BENCHED:
         data.save(data.make(name), data.FOLDER / f"{name}.safetensors")
     (data.FOLDER / "demand.csv").write_text(demand_table())
     missing = []

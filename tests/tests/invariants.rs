@@ -242,6 +242,7 @@ impl Impostor<'_> {
                 hash: encode_hex(&hash(module)),
                 bytes: module.len() as u32,
                 base: String::new(),
+                patch: None,
             }),
         };
         let topic = format!("task/digits/module/{}", &self.fingerprint[..16]);

@@ -1,10 +1,12 @@
 //! Contributions: sums and steps into the outbox.
 
 use crate::agent::{Agent, AgentError, META};
+use crate::residual;
 use crate::samples;
 use crate::task::Census;
 use crate::training::{Job, StepJob, gather, usable};
 use crate::uplink::sign;
+use loadonce_control::StepCodec;
 use loadonce_delta as delta;
 use loadonce_module::{Head, Sums, Trained};
 use loadonce_store::{Draft, Kind, Outbox, OutboxError, Place};
@@ -169,9 +171,16 @@ impl Agent {
     pub(crate) fn finish_step(&mut self, job: StepJob) -> Result<(), AgentError> {
         let name = job.task;
         let Trained { params, heldout_before, heldout_after, .. } = job.trainer.finish();
-        let step: Vec<f32> = params.iter().zip(&job.base).map(|(new, old)| new - old).collect();
-        let encoded = match delta::encode_step(delta::Codec::StepF16, &step) {
-            Ok(step) => step.encoded,
+        let mut step: Vec<f32> = params.iter().zip(&job.base).map(|(new, old)| new - old).collect();
+        let Some(task) = self.tasks.get(&name) else { return Ok(()) };
+        let (sync, row) = (task.manifest.sync.clone(), task.shape.features);
+        self.add_residual(&name, job.base_version, &mut step)?;
+        // Errors of different gateways and rounds must not point the same way.
+        let [a, b, c, d, ..] = hash(&[self.config.gateway.as_bytes(), &job.base_hash].concat());
+        let budget = delta::Budget { bits: sync.bits, seed: u32::from_le_bytes([a, b, c, d]), row };
+        // From here on `step` is what the blob lacks.
+        let (codec, encoded) = match encode(sync.codec, &mut step, &budget) {
+            Ok(encoded) => encoded,
             Err(error) => {
                 self.counters.refuse("training_failed");
                 tracing::error!(task = %name, %error, "the step cannot be encoded; it is dropped");
@@ -183,7 +192,7 @@ impl Agent {
         };
         let contribution = Contribution {
             kind: ContributionKind::Step,
-            codec: delta::Codec::StepF16.number(),
+            codec: codec.number(),
             weight: job.weight,
             raw_bytes: encoded.raw_bytes as u32,
             blob: &encoded.blob,
@@ -196,6 +205,7 @@ impl Agent {
         let tx = self.database.begin_write()?;
         let placed = self.enqueue(&tx, &name, &contribution);
         tx.open_table(META)?.insert(format!("step/{name}").as_str(), note.as_slice())?;
+        residual::write(&tx, &name, task.shape_tag, job.base_version, step)?;
         let sent = match placed {
             Ok(place) => {
                 tx.commit()?;
@@ -293,6 +303,29 @@ impl Agent {
         }
         Ok(())
     }
+}
+
+/// Encodes a step as the manifest asks; afterwards `step` holds what the blob lacks.
+fn encode(
+    codec: StepCodec,
+    step: &mut [f32],
+    budget: &delta::Budget,
+) -> Result<(delta::Codec, delta::Encoded), delta::DeltaError> {
+    let codec = match codec {
+        StepCodec::Auto => return delta::encode_auto(step, budget),
+        StepCodec::Rotated => delta::Codec::StepRotated,
+        StepCodec::Sparse => delta::Codec::StepSparse,
+        StepCodec::F16 => delta::Codec::StepF16,
+        StepCodec::F32 => delta::Codec::StepF32,
+    };
+    if matches!(codec, delta::Codec::StepRotated | delta::Codec::StepSparse) {
+        return Ok((codec, delta::encode_lossy(codec, step, budget)?));
+    }
+    let delta::EncodedStep { encoded, decoded } = delta::encode_step(codec, step)?;
+    for (value, decoded) in step.iter_mut().zip(decoded) {
+        *value -= decoded;
+    }
+    Ok((codec, encoded))
 }
 
 /// What differs between contributions.

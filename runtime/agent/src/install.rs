@@ -7,9 +7,10 @@ use crate::outgoing::{Outgoing, Side};
 use crate::serving::Active;
 use crate::task::{Fetch, Task};
 use crate::training::{Candidate, Job, gather};
-use loadonce_control::TaskManifest;
+use loadonce_control::{Stable, TaskManifest};
+use loadonce_delta::{apply_patch, most_patch_bytes};
 use loadonce_module::{Alarm, Choice, Dtype, Kept, ModuleFile, NEVER, Role};
-use loadonce_trust::{encode_hex, hash};
+use loadonce_trust::{decode_hex, encode_hex, hash};
 use loadonce_wire::block::MAX_BLOCK_REQUEST;
 use loadonce_wire::frame::HEADER;
 use loadonce_wire::limits::MAX_BLOB;
@@ -115,12 +116,14 @@ impl Agent {
                 continue;
             }
             if task.fetch.is_none() {
-                let Some(file) = loadonce_delivery::Fetch::new(stable.bytes as usize) else {
+                let patch = patch_for(task, &stable);
+                let (hash, bytes, patches) = patch.unwrap_or((hash, stable.bytes as usize, None));
+                let Some(file) = loadonce_delivery::Fetch::new(bytes) else {
                     self.counters.refuse("too_large");
-                    tracing::error!(task = %name, bytes = stable.bytes, "announced module is empty or exceeds {MAX_BLOB} bytes");
+                    tracing::error!(task = %name, bytes, "announced module is empty or exceeds {MAX_BLOB} bytes");
                     continue;
                 };
-                task.fetch = Some(Fetch { stable, hash, file });
+                task.fetch = Some(Fetch { stable, hash, patches, file });
             }
             let Some(fetch) = &mut task.fetch else { continue };
             let Some(missing) = fetch.file.poll(now_ms, random_u64()?) else { continue };
@@ -176,6 +179,24 @@ impl Agent {
                 }
                 continue;
             };
+            if let Some(base) = &fetch.patches {
+                let Some((file, hash)) = apply(&fetch, base) else {
+                    self.counters.refuse("bad_patch");
+                    tracing::error!(task = %name, "the patch does not lead to the announced module; fetching it whole");
+                    if let Some(task) = self.tasks.get_mut(&name) {
+                        task.bad_patch = Some(fetch.hash);
+                    }
+                    continue;
+                };
+                tracing::info!(
+                    target: "boundary", process = "agent", boundary = "module.patched",
+                    task = %name, version = fetch.stable.version, bytes = fetch.file.total()
+                );
+                if self.derive(&name, file, fetch.stable.version, hash)? {
+                    return Ok(true);
+                }
+                continue;
+            }
             if hash(fetch.file.file()) != fetch.hash {
                 self.counters.refuse("bad_module_hash");
                 tracing::error!(task = %name, "the module file does not have the announced hash; asking again later");
@@ -398,6 +419,35 @@ fn decode(task: &Task, bytes: &[u8], role: Role) -> Result<ModuleFile, String> {
         return Err("a shared module in the personal place, or the other way round".into());
     }
     Ok(file)
+}
+
+/// The hash and size of the patch to fetch, and the file it is for, where there is one and the slot holds that file.
+fn patch_for(task: &mut Task, stable: &Stable) -> Option<([u8; 32], usize, Option<Vec<u8>>)> {
+    let patch = stable.patch.as_ref()?;
+    let (wanted, base) = (decode_hex(&patch.hash)?, decode_hex(&stable.base)?);
+    let bytes = patch.bytes as usize;
+    let sound = bytes <= most_patch_bytes(task.shape.parameters()) && bytes < stable.bytes as usize;
+    let active = task.active.as_ref().is_some_and(|active| active.hash == base);
+    if !sound || !active || task.bad_patch == Some(wanted) {
+        return None;
+    }
+    let mut slot = task.slots.as_mut()?.load().ok()??;
+    let file = slot.files.remove(SHARED).filter(|file| hash(file) == base)?;
+    Some((wanted, bytes, Some(file)))
+}
+
+/// The announced module file, made of the one before it and the patch that was fetched; `None` unless it has the
+/// announced hash.
+fn apply(fetch: &Fetch, base: &[u8]) -> Option<(Vec<u8>, [u8; 32])> {
+    if hash(fetch.file.file()) != fetch.hash {
+        return None;
+    }
+    let base_file = ModuleFile::decode(base).ok()?;
+    let params = apply_patch(&base_file.params, fetch.file.file()).ok()?;
+    let (version, previous) = (fetch.stable.version, fetch.stable.base.clone());
+    let file = ModuleFile { version, base: previous, params, ..base_file }.encode(Dtype::F16).ok()?;
+    let announced = decode_hex(&fetch.stable.hash)?;
+    (hash(&file) == announced).then_some((file, announced))
 }
 
 fn request_frame(request: &BlockRequest, site: &str, gateway: &str) -> Outgoing {

@@ -22,6 +22,7 @@ mod recent;
 mod record;
 mod refusal;
 mod report;
+mod residual;
 mod samples;
 mod sending;
 mod serving;

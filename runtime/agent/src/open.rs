@@ -5,6 +5,7 @@ use crate::backbones::Backbones;
 use crate::config::Config;
 use crate::figures::Counters;
 use crate::recent::{EarlyLabels, RecentQueue};
+use crate::residual;
 use crate::samples;
 use loadonce_delivery::{Sender, SenderConfig};
 use loadonce_store::redb::{self, ReadableTable};
@@ -62,6 +63,7 @@ impl Agent {
         let outbox = open_outbox(&config, &database)?;
         let tx = database.begin_write()?;
         samples::create(&tx)?;
+        residual::open(&tx)?;
         let (incarnation, heldout_key, pinned);
         {
             let mut meta = tx.open_table(META)?;
@@ -130,6 +132,7 @@ impl Agent {
         self.outbox = open_outbox(&self.config, &memory)?;
         let tx = memory.begin_write()?;
         samples::create(&tx)?;
+        residual::open(&tx)?;
         tx.commit()?;
         self.database = memory;
         self.degraded = Some(error.to_string());

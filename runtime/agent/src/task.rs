@@ -18,8 +18,10 @@ use thiserror::Error;
 pub(crate) struct Fetch {
     /// What the pointer announced.
     pub stable: Stable,
-    /// blake3 the file must have.
+    /// blake3 of what is fetched: the module file, or the patch that makes it of the one in the slot.
     pub hash: [u8; 32],
+    /// The module file the patch is for, where a patch is fetched.
+    pub patches: Option<Vec<u8>>,
     /// The file so far.
     pub file: loadonce_delivery::Fetch,
 }
@@ -89,6 +91,8 @@ pub(crate) struct Task {
     pub slots: Option<Slots>,
     /// A newer version on its way.
     pub fetch: Option<Fetch>,
+    /// blake3 of a patch that did not lead to the announced file: the file is fetched whole.
+    pub bad_patch: Option<[u8; 32]>,
     /// Version the last step was trained from.
     pub last_step_base: u64,
     /// When the last label came, ms.
@@ -183,6 +187,7 @@ impl Task {
             former: None,
             slots,
             fetch: None,
+            bad_patch: None,
             last_step_base: 0,
             last_label_ms: 0,
             waiting_since_ms: None,

@@ -256,7 +256,12 @@ impl Agent {
             }
             (Status::Refused, Reason::SequenceConflict) => self.requeue(place, &head.blob_hash)?,
             _ => {
-                if self.outbox.acknowledge(&self.database, place, &head.blob_hash)? {
+                let deleted = if ack.status == Status::Refused {
+                    self.delete_refused(place, &head.blob_hash, ack.reason)?
+                } else {
+                    self.outbox.acknowledge(&self.database, place, &head.blob_hash)?
+                };
+                if deleted {
                     tracing::info!(
                         target: "boundary", process = "agent", boundary = "outbox.deleted",
                         epoch = ack.epoch, sequence = ack.sequence

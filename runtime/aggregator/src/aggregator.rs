@@ -6,7 +6,7 @@ use loadonce_control::{MANIFEST_DOMAIN, POINTER_DOMAIN, Signed, SignedError};
 use loadonce_delivery::Receiver;
 use loadonce_rounds::LineageEntry;
 use loadonce_store::Database;
-use loadonce_trust::{Identity, encode_hex};
+use loadonce_trust::{Identity, encode_hex, hash};
 use loadonce_wire::limits::{MAX_FRAME, MAX_JSON};
 use loadonce_wire::{Frame, Kind, Topic};
 use thiserror::Error;
@@ -84,7 +84,8 @@ impl Aggregator {
                         detail: format!("the file of version {} of `{name}` is missing", entry.version),
                     })?;
                 let previous = journal.version(&line.id, entry.version - 1)?.map(|previous| previous.module);
-                line.advance(Some(Newest { entry, bytes: bytes as u32 }), previous);
+                let patch = journal.patch(&line.id, |patch| (hash(patch), patch.len() as u32))?;
+                line.advance(Some(Newest { entry, bytes: bytes as u32, patch }), previous);
             }
             for gateways in journal.participants(&line.id, SHOWN_VERSIONS)?.into_iter().rev() {
                 line.note_participants(gateways);

@@ -1,4 +1,4 @@
-//! Module files, in pieces.
+//! Module files and patches, in pieces.
 
 use loadonce_delivery::frames;
 use loadonce_wire::chunks::CHUNK;
@@ -19,15 +19,23 @@ impl Aggregator {
             self.counters.ignore("malformed_request");
             return Ok(Vec::new());
         };
-        let wanted = self.journal.module(&request.blob_hash, |module| {
-            // Whole chunks, from the one that holds the first byte to the one that holds the last.
-            let start = (request.offset as usize).min(module.len());
-            let end = start.saturating_add(request.length as usize).min(module.len());
+        // Whole chunks, from the one that holds the first byte to the one that holds the last.
+        let cut = |file: &[u8]| {
+            let start = (request.offset as usize).min(file.len());
+            let end = start.saturating_add(request.length as usize).min(file.len());
             let first = start / CHUNK;
             let chunks =
-                if start < end { first * CHUNK..end.next_multiple_of(CHUNK).min(module.len()) } else { 0..0 };
-            (module.len(), first, module[chunks].to_vec())
-        })?;
+                if start < end { first * CHUNK..end.next_multiple_of(CHUNK).min(file.len()) } else { 0..0 };
+            (file.len(), first, file[chunks].to_vec())
+        };
+        // Only the newest version's patch is kept, and found by the task that announces it.
+        let patched = self.lines.get(request.task.as_str()).filter(|line| {
+            line.newest.and_then(|newest| newest.patch).is_some_and(|(hash, _)| hash == request.blob_hash)
+        });
+        let wanted = match patched {
+            Some(line) => self.journal.patch(&line.id, cut)?,
+            None => self.journal.module(&request.blob_hash, cut)?,
+        };
         let Some((total, first, piece)) = wanted else {
             self.counters.ignore("unknown_module");
             tracing::warn!(gateway, task = %request.task, "a gateway asked for a module file that is not kept");

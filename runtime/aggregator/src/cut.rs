@@ -1,6 +1,6 @@
 //! Versions: close a round, cut a version, publish the pointer. In this order.
 
-use loadonce_delta::{Codec, decode_step};
+use loadonce_delta::{Budget, Codec, decode_step, encode_patch};
 use loadonce_module::{Dtype, FileError, ModuleFile, Role};
 use loadonce_rounds::{
     ContributionId, Decision, LineageEntry, Made, Open, StepTotals, VersionError, contributions_hash,
@@ -31,6 +31,7 @@ enum CutError {
 struct Draft {
     entry: LineageEntry,
     module: Vec<u8>,
+    patch: Option<Vec<u8>>,
     heldout: Option<Heldout>,
 }
 
@@ -100,13 +101,15 @@ impl Aggregator {
                 return Ok(None);
             }
         };
-        let newest = Newest { entry: draft.entry, bytes: draft.module.len() as u32 };
+        let patch = draft.patch.as_ref().map(|patch| (hash(patch), patch.len() as u32));
+        let newest = Newest { entry: draft.entry, bytes: draft.module.len() as u32, patch };
         let previous = line.newest.map(|newest| newest.entry.module);
         let pointer = line.pointer_to(Some(newest), previous, line.pointer.serial + 1);
         self.journal.cut(&Cut {
             lineage: line.id,
             entry: &draft.entry,
             module: &draft.module,
+            patch: draft.patch.as_deref(),
             pointer: &pointer,
         })?;
         tracing::info!(
@@ -155,7 +158,7 @@ fn from_totals(journal: &Journal, line: &Line) -> Result<Result<Draft, CutError>
     let params = from_sums(&line.task.shape, &totals, &line.task.manifest.solve_options());
     Ok(params
         .map_err(CutError::from)
-        .and_then(|params| finish(line, params, Made::FromSums, &collected, samples)))
+        .and_then(|params| finish(line, params, None, Made::FromSums, &collected, samples)))
 }
 
 fn from_round(journal: &Journal, line: &Line) -> Result<Result<Draft, CutError>, JournalError> {
@@ -182,9 +185,31 @@ fn from_round(journal: &Journal, line: &Line) -> Result<Result<Draft, CutError>,
     })?;
     warn_broken(line, broken + unusable);
     let params = from_steps(&base.params, &totals);
-    Ok(params
-        .map_err(CutError::from)
-        .and_then(|params| finish(line, params, Made::FromSteps, &collected, totals.weight())))
+    Ok(params.map_err(CutError::from).and_then(|params| {
+        let (params, patch) = patched(line, &newest, &base.params, params);
+        finish(line, params, patch, Made::FromSteps, &collected, totals.weight())
+    }))
+}
+
+/// The version as its patch makes it, with the patch, where the task wants one and it is worth it; otherwise the
+/// version as it was computed.
+fn patched(line: &Line, newest: &Newest, base: &[f32], params: Vec<f32>) -> (Vec<f32>, Option<Vec<u8>>) {
+    let sync = &line.task.manifest.sync;
+    if !sync.codec.is_lossy() || sync.patch_bits <= 0.0 {
+        return (params, None);
+    }
+    let [a, b, c, d, ..] = newest.entry.module;
+    let seed = u32::from_le_bytes([a, b, c, d]);
+    let budget = Budget { bits: sync.patch_bits, seed, row: line.task.shape.features };
+    match encode_patch(base, &params, &budget) {
+        // A small module is its header above all: then the file itself is hardly longer.
+        Ok(patch) if patch.bytes.len() < newest.bytes as usize / 2 => (patch.params, Some(patch.bytes)),
+        Ok(_) => (params, None),
+        Err(error) => {
+            tracing::error!(task = line.name(), %error, "no patch can be made; the version is served whole");
+            (params, None)
+        }
+    }
 }
 
 /// Left out and, with the cut, deleted: a corrupt record must not stop the lineage for ever.
@@ -201,6 +226,7 @@ fn warn_broken(line: &Line, broken: u64) {
 fn finish(
     line: &Line,
     params: Vec<f32>,
+    patch: Option<Vec<u8>>,
     made: Made,
     collected: &Collected,
     weight: u64,
@@ -229,5 +255,5 @@ fn finish(
         weight,
     };
     let heldout = if made == Made::FromSteps { collected.heldout() } else { None };
-    Ok(Draft { entry, module, heldout })
+    Ok(Draft { entry, module, patch, heldout })
 }

@@ -27,6 +27,7 @@ const PENDING: TableDefinition<[u8; 80], &[u8]> = TableDefinition::new("pending"
 const TOTALS: TableDefinition<Hash, &[u8]> = TableDefinition::new("totals");
 const VERSIONS: TableDefinition<[u8; 40], &[u8]> = TableDefinition::new("versions");
 const MODULES: TableDefinition<Hash, &[u8]> = TableDefinition::new("modules");
+const PATCHES: TableDefinition<Hash, &[u8]> = TableDefinition::new("patches");
 const POINTERS: TableDefinition<&str, &[u8]> = TableDefinition::new("pointers");
 
 const FORMAT: u64 = 1;
@@ -145,6 +146,8 @@ pub(crate) struct Cut<'a> {
     pub(crate) lineage: Hash,
     pub(crate) entry: &'a LineageEntry,
     pub(crate) module: &'a [u8],
+    /// What makes the module file of the one before it.
+    pub(crate) patch: Option<&'a [u8]>,
     pub(crate) pointer: &'a Pointer,
 }
 
@@ -181,6 +184,7 @@ impl Journal {
             tx.open_table(TOTALS)?;
             tx.open_table(VERSIONS)?;
             tx.open_table(MODULES)?;
+            tx.open_table(PATCHES)?;
             tx.open_table(POINTERS)?;
         }
         tx.commit()?;
@@ -330,6 +334,17 @@ impl Journal {
         Ok(bytes.map(|bytes| take(bytes.value())))
     }
 
+    /// Runs `take` on the patch that leads to a lineage's newest version.
+    pub(crate) fn patch<T>(
+        &self,
+        lineage: &Hash,
+        take: impl FnOnce(&[u8]) -> T,
+    ) -> Result<Option<T>, JournalError> {
+        let table = self.database.begin_read()?.open_table(PATCHES)?;
+        let bytes = table.get(lineage)?;
+        Ok(bytes.map(|bytes| take(bytes.value())))
+    }
+
     pub(crate) fn pointer(&self, task: &str) -> Result<Option<Pointer>, JournalError> {
         let table = self.database.begin_read()?.open_table(POINTERS)?;
         let text = table.get(task)?;
@@ -361,6 +376,11 @@ impl Journal {
             if let Some(old) = cut.entry.version.checked_sub(KEPT_VERSIONS) {
                 versions.remove(numbered(&cut.lineage, old))?;
             }
+            let mut patches = tx.open_table(PATCHES)?;
+            match cut.patch {
+                Some(patch) => patches.insert(cut.lineage, patch)?,
+                None => patches.remove(cut.lineage)?,
+            };
             tx.open_table(PENDING)?.retain_in(pending_range(&cut.lineage), |_, _| false)?;
         }
         put_pointer(&tx, cut.pointer)?;

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use loadonce_control::{Pointer, Stable, Wants};
+use loadonce_control::{Patch, Pointer, Stable, Wants};
 use loadonce_module::Sums;
 use loadonce_rounds::{Expected, LineageEntry, Open, Round, Rules, opening};
 use loadonce_trust::{encode_hex, hash};
@@ -25,6 +25,8 @@ pub(crate) struct Newest {
     pub(crate) entry: LineageEntry,
     /// Size of its module file.
     pub(crate) bytes: u32,
+    /// Hash and size of the patch that makes it of the version before.
+    pub(crate) patch: Option<([u8; 32], u32)>,
 }
 
 #[derive(Debug)]
@@ -151,11 +153,12 @@ impl Line {
         previous: Option<[u8; 32]>,
         serial: u64,
     ) -> Pointer {
-        let stable = newest.map(|Newest { entry, bytes }| Stable {
+        let stable = newest.map(|Newest { entry, bytes, patch }| Stable {
             version: entry.version,
             hash: encode_hex(&entry.module),
             bytes,
             base: previous.map(|hash| encode_hex(&hash)).unwrap_or_default(),
+            patch: patch.map(|(hash, bytes)| Patch { hash: encode_hex(&hash), bytes }),
         });
         let wants = match self.opens_after(newest.map_or(0, |newest| newest.entry.version)) {
             Open::Sum => Wants::Sum,

@@ -9,12 +9,12 @@ mod presence;
 mod signed;
 mod task;
 
-pub use pointer::{Pointer, Stable, Wants};
+pub use pointer::{Patch, Pointer, Stable, Wants};
 pub use prediction::{AlarmAnswer, ForecastAnswer, Label, LabelMessage, Prediction, Problem, Ranked};
 pub use presence::{BackboneInfo, Presence, TaskInfo};
 pub use signed::{MANIFEST_DOMAIN, POINTER_DOMAIN, Signed, SignedError};
 pub use task::{
     AnomalySpec, Bounds, Calendar, ClassifySpec, ForecastSpec, Input, MAX_CLASSES, MAX_LAG, MAX_STALENESS,
     ManifestError, ModuleKind, ModuleSpec, NamedPeriod, Period, Range, Reject, RoundMode, RoundPolicy,
-    SyncPolicy, TaskKind, TaskManifest, UNKNOWN,
+    StepCodec, SyncPolicy, TaskKind, TaskManifest, UNKNOWN,
 };

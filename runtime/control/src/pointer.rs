@@ -26,6 +26,19 @@ pub struct Stable {
     pub bytes: u32,
     /// blake3 of the previous version's file, hexadecimal; empty for version 1.
     pub base: String,
+    /// What makes this version's file out of the one before it, where there is such a short cut.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub patch: Option<Patch>,
+}
+
+/// A patch that can be asked for as a module file can.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Patch {
+    /// blake3 of the patch, hexadecimal.
+    pub hash: String,
+    /// Its size in bytes.
+    pub bytes: u32,
 }
 
 /// Retained, signed, on `task/<task>/module/<fingerprint prefix>`.

@@ -178,6 +178,16 @@ pub struct SyncPolicy {
     /// returns a second that broker and aggregator are to see.
     #[serde(skip_serializing_if = "usual_spread")]
     pub spread_s: f64,
+    /// How steps, and with them new versions, are encoded.
+    #[serde(skip_serializing_if = "StepCodec::is_usual")]
+    pub codec: StepCodec,
+    /// Most bits per parameter of a step's blob, 0.1 to 8; for the lossy codecs.
+    #[serde(skip_serializing_if = "is_usual_bits")]
+    pub bits: f32,
+    /// Most bits per parameter of the patch that leads to a new version, up to 8; 0 for none: every gateway fetches
+    /// every version whole. For the lossy codecs.
+    #[serde(skip_serializing_if = "is_usual_patch_bits")]
+    pub patch_bits: f32,
 }
 
 /// Of ten gateways none waits long, and of a hundred fifty return in a second.
@@ -188,9 +198,71 @@ fn usual_spread(spread_s: &f64) -> bool {
     spread_s.to_bits() == SPREAD_S.to_bits()
 }
 
+/// `sync.bits` where the manifest is silent: with frames, manifest and acknowledgement below one bit for 40,000
+/// parameters.
+const BITS: f32 = 0.8;
+/// `sync.patch_bits` where the manifest is silent; likewise below two bits.
+const PATCH_BITS: f32 = 1.5;
+
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    clippy::float_cmp,
+    reason = "serde asks for it; the same constant"
+)]
+fn is_usual_bits(bits: &f32) -> bool {
+    *bits == BITS
+}
+
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    clippy::float_cmp,
+    reason = "serde asks for it; the same constant"
+)]
+fn is_usual_patch_bits(bits: &f32) -> bool {
+    *bits == PATCH_BITS
+}
+
+/// How steps are encoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StepCodec {
+    /// Whichever of `rotated` and `sparse` loses less of the step at hand.
+    #[default]
+    Auto,
+    /// Exact.
+    F32,
+    /// Rounded to half precision.
+    F16,
+    /// Quantized in rotated coordinates, in which all carry alike.
+    Rotated,
+    /// The large values only, quantized.
+    Sparse,
+}
+
+impl StepCodec {
+    /// Whether it is what a manifest means that does not mention it.
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+    pub(crate) fn is_usual(&self) -> bool {
+        *self == Self::Auto
+    }
+
+    /// Whether it keeps to a number of bits, and new versions come as patches.
+    pub fn is_lossy(self) -> bool {
+        matches!(self, Self::Auto | Self::Rotated | Self::Sparse)
+    }
+}
+
 impl Default for SyncPolicy {
     fn default() -> Self {
-        Self { settle_s: 30.0, min_labels: 2, heldout: 0.2, spread_s: SPREAD_S }
+        Self {
+            settle_s: 30.0,
+            min_labels: 2,
+            heldout: 0.2,
+            codec: StepCodec::Auto,
+            bits: BITS,
+            patch_bits: PATCH_BITS,
+            spread_s: SPREAD_S,
+        }
     }
 }
 
@@ -327,6 +399,8 @@ impl TaskManifest {
         check("sync.heldout", &s.heldout, (0.0..=0.5).contains(&s.heldout), "0 to 0.5")?;
         check("sync.settle_s", &s.settle_s, (0.0..=86_400.0).contains(&s.settle_s), "0 to 86400")?;
         check("sync.spread_s", &s.spread_s, (0.0..=3600.0).contains(&s.spread_s), "0 to 3600")?;
+        check("sync.bits", &s.bits, (0.1..=8.0).contains(&s.bits), "0.1 to 8")?;
+        check("sync.patch_bits", &s.patch_bits, (0.0..=8.0).contains(&s.patch_bits), "0 to 8")?;
         check("rounds.quorum", &r.quorum, r.quorum >= 1, "at least 1")?;
         check("rounds.minimum", &r.minimum, (1..=r.quorum).contains(&r.minimum), "1 to rounds.quorum")?;
         check("rounds.staleness", &r.staleness(), r.staleness() <= MAX_STALENESS, "0 to 256")?;

@@ -2,7 +2,7 @@
 //! is never overwritten.
 #![allow(missing_docs)]
 
-use loadonce_control::{MANIFEST_DOMAIN, POINTER_DOMAIN, Pointer, Signed, Stable, TaskManifest, Wants};
+use loadonce_control::{MANIFEST_DOMAIN, POINTER_DOMAIN, Patch, Pointer, Signed, Stable, TaskManifest, Wants};
 use loadonce_trust::Identity;
 use serde::{Serialize, de::DeserializeOwned};
 use std::fmt::Debug;
@@ -25,17 +25,20 @@ fn golden<T: Serialize + DeserializeOwned + PartialEq + Debug>(name: &str, domai
 
 #[test]
 fn pointer() {
-    let stable = Stable { version: 3, hash: "ab".repeat(32), bytes: 9876, base: "cd".repeat(32) };
-    let pointer = Pointer {
+    let stable = Stable { version: 3, hash: "ab".repeat(32), bytes: 9876, base: "cd".repeat(32), patch: None };
+    let mut pointer = Pointer {
         site: "plant".into(),
         task: "digits".into(),
         backbone: "ef".repeat(32),
         shape: "01".repeat(32),
         serial: 12,
         wants: Wants::Step,
-        stable: Some(stable),
+        stable: Some(stable.clone()),
     };
     golden("pointer", POINTER_DOMAIN, &pointer);
+    let patch = Some(Patch { hash: "23".repeat(32), bytes: 543 });
+    pointer.stable = Some(Stable { patch, ..stable });
+    golden("pointer-patch", POINTER_DOMAIN, &pointer);
 }
 
 #[test]

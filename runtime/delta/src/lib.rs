@@ -28,7 +28,7 @@ mod step;
 mod sums;
 mod symbols;
 
-pub use lossy::{Budget, MAX_BITS, encode_auto, encode_lossy};
+pub use lossy::{Budget, HEADER as LOSSY_HEADER, MAX_BITS, encode_auto, encode_lossy, symbols_of};
 pub use patch::{Patch, apply_patch, encode_patch, most_patch_bytes};
 pub use step::{EncodedStep, decode_step, encode_step};
 pub use sums::{decode_sums, encode_sums};

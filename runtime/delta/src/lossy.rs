@@ -21,7 +21,7 @@ use crate::{Codec, DeltaError, Encoded, rotate, symbols};
 
 const FORMAT: u8 = 1;
 /// Bytes before the numbers.
-pub(crate) const HEADER: usize = 24;
+pub const HEADER: usize = 24;
 
 /// How a lossy step is to be encoded.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -133,6 +133,12 @@ fn finite(values: &[f32]) -> Result<(), DeltaError> {
 
 /// Decodes a lossy step of exactly `parameters` values.
 pub(crate) fn decode(codec: Codec, blob: &[u8], parameters: usize) -> Result<Vec<f32>, DeltaError> {
+    let (seed, levels, symbols) = read(codec, blob, parameters)?;
+    values(codec, seed, &levels, &symbols)
+}
+
+/// Seed, levels and numbers of a blob.
+fn read(codec: Codec, blob: &[u8], parameters: usize) -> Result<(u32, Levels, Vec<i16>), DeltaError> {
     let corrupt = |reason: &str| DeltaError::Corrupt { expected: 4 * parameters, reason: reason.into() };
     if parameters > crate::MAX_RAW / 4 {
         return Err(DeltaError::TooLarge { bytes: parameters.saturating_mul(4), limit: crate::MAX_RAW });
@@ -146,7 +152,6 @@ pub(crate) fn decode(codec: Codec, blob: &[u8], parameters: usize) -> Result<Vec
     if header[0] != FORMAT || header[1] != 0 || (codec == Codec::StepSparse && seed != 0) {
         return Err(corrupt("its header is of another format"));
     }
-    let levels = Levels { one, two, step, shift };
     if ![one, two, step, shift].iter().all(|v| v.is_finite()) {
         return Err(corrupt("a level is not finite"));
     }
@@ -157,7 +162,15 @@ pub(crate) fn decode(codec: Codec, blob: &[u8], parameters: usize) -> Result<Vec
     if !reader.used_up() {
         return Err(corrupt("bytes are left over"));
     }
-    values(codec, seed, &levels, &found)
+    Ok((seed, Levels { one, two, step, shift }, found))
+}
+
+/// The numbers that a lossy step consists of, for those who compare codes.
+///
+/// # Errors
+/// As [`decode_step`](crate::decode_step).
+pub fn symbols_of(codec: Codec, blob: &[u8], parameters: usize) -> Result<Vec<i16>, DeltaError> {
+    read(codec, blob, parameters).map(|(.., symbols)| symbols)
 }
 
 /// What the numbers stand for, in the step's own coordinates; the one place where this is computed, for sender and

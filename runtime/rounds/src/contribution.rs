@@ -1,6 +1,6 @@
 //! A contribution: its identity, and the checks that need neither a disk nor a key.
 
-use loadonce_delta::Codec;
+use loadonce_delta::{Codec, most_compressed_bytes};
 use loadonce_wire::{Bytes32, ContributionKind, Manifest, Reason};
 
 use crate::Open;
@@ -89,16 +89,12 @@ pub fn check_manifest(manifest: &Manifest, expected: &Expected<'_>) -> Result<Co
             raw
         }
     };
+    let most_blob = codec.most_blob_bytes(expected.parameters).unwrap_or(most_compressed_bytes(raw));
     let (stated, blob) = (manifest.raw_bytes as usize, manifest.blob_bytes as usize);
-    if stated > raw || blob > compressed_bound(raw) {
+    if stated > raw || blob > most_blob {
         return Err(Reason::TooLarge);
     }
     if stated < raw { Err(Reason::Malformed) } else { Ok(codec) }
-}
-
-/// No honest compressor makes more of `raw` bytes (zstd's `ZSTD_COMPRESSBOUND` stays below this).
-const fn compressed_bound(raw: usize) -> usize {
-    raw + raw / 128 + 1024
 }
 
 /// Euclidean norm, summed in order in f64.
@@ -167,6 +163,11 @@ mod tests {
         for (base_version, base_hash) in [(6, [7; 32]), (5, [17; 32])] {
             let step = Manifest { base_version, base_hash, ..manifest(ContributionKind::Step) };
             assert_eq!(check_manifest(&step, &expected()), Ok(Codec::StepF16));
+        }
+        // A lossy step states the size of its parameters, and is bounded by its own codec.
+        for (blob_bytes, outcome) in [(34, Ok(Codec::StepSparse)), (35, Err(Reason::TooLarge))] {
+            let step = Manifest { codec: 4, raw_bytes: 40, blob_bytes, ..manifest(ContributionKind::Step) };
+            assert_eq!(check_manifest(&step, &expected()), outcome);
         }
         for open in [Open::Sum, Open::Step, Open::None] {
             let sum = manifest(ContributionKind::Sum);

@@ -20,14 +20,11 @@ mod features;
 mod forecast;
 mod report;
 
-pub use error::EvaluateError;
-
 use crate::data::DataSet;
 use against::against;
 pub(crate) use bench::Bench;
 use draw::Labels;
-pub(crate) use features::Features;
-use features::in_parallel;
+pub(crate) use features::{Features, in_parallel};
 use loadonce_backbone::{Backbone, Bundle, EngineOptions};
 use loadonce_control::{TaskKind, TaskManifest};
 use loadonce_module::Recipe;

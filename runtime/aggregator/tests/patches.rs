@@ -29,11 +29,18 @@ fn fetch(core: &mut Aggregator, wanted: &str, bytes: u32) -> Vec<u8> {
 fn patched(base: &[u8], stable: &Stable, patch: &[u8]) -> Vec<u8> {
     let base = ModuleFile::decode(base).unwrap();
     let params = apply_patch(&base.params, patch).unwrap();
-    ModuleFile { version: stable.version, base: stable.base.clone(), params, ..base }.encode(Dtype::F16).unwrap()
+    ModuleFile { version: stable.version, base: stable.base.clone(), params, ..base }
+        .encode(Dtype::F16)
+        .unwrap()
 }
 
 /// Closes a round of steps from `base` and returns the pointer that follows.
-fn close_a_round(core: &mut Aggregator, toml: &str, gateways: &mut [common::Gateway], base: (u64, [u8; 32])) -> Pointer {
+fn close_a_round(
+    core: &mut Aggregator,
+    toml: &str,
+    gateways: &mut [common::Gateway],
+    base: (u64, [u8; 32]),
+) -> Pointer {
     let task = task(toml);
     for gateway in gateways {
         let step = gateway.step(&task, base);

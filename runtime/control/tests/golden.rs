@@ -2,7 +2,9 @@
 //! is never overwritten.
 #![allow(missing_docs)]
 
-use loadonce_control::{MANIFEST_DOMAIN, POINTER_DOMAIN, Patch, Pointer, Signed, Stable, TaskManifest, Wants};
+use loadonce_control::{
+    MANIFEST_DOMAIN, POINTER_DOMAIN, Patch, Pointer, Signed, Stable, TaskManifest, Wants,
+};
 use loadonce_trust::Identity;
 use serde::{Serialize, de::DeserializeOwned};
 use std::fmt::Debug;
@@ -25,7 +27,8 @@ fn golden<T: Serialize + DeserializeOwned + PartialEq + Debug>(name: &str, domai
 
 #[test]
 fn pointer() {
-    let stable = Stable { version: 3, hash: "ab".repeat(32), bytes: 9876, base: "cd".repeat(32), patch: None };
+    let stable =
+        Stable { version: 3, hash: "ab".repeat(32), bytes: 9876, base: "cd".repeat(32), patch: None };
     let mut pointer = Pointer {
         site: "plant".into(),
         task: "digits".into(),

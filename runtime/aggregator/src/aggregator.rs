@@ -11,6 +11,7 @@ use loadonce_wire::{Frame, Kind, Topic};
 use thiserror::Error;
 
 use crate::figures::{ContributionFigures, Counters, Figures, GatewayFigures, TaskFigures};
+use crate::history::History;
 use crate::journal::{Journal, JournalError};
 use crate::line::{Line, Newest, SHOWN_VERSIONS};
 use crate::outgoing::{Note, Outgoing};
@@ -44,6 +45,8 @@ pub struct Aggregator {
     pub(crate) registry: Registry,
     pub(crate) transfers: Transfers,
     pub(crate) counters: Counters,
+    pub(crate) history: History,
+    pub(crate) history_bytes: u64,
     /// Contributions that were acknowledged and are not on disk: the fault.
     #[cfg(feature = "fault-ack-before-persist")]
     pub(crate) unwritten: Vec<(u64, crate::intake::Accepted)>,
@@ -83,12 +86,26 @@ impl Aggregator {
                 let previous = journal.version(&line.id, entry.version - 1)?.map(|previous| previous.module);
                 line.advance(Some(Newest { entry, bytes: bytes as u32 }), previous);
             }
+            // Only the entries are needed: a step is added to the newest version, whatever its base was.
+            let window = line.task.manifest.rounds.staleness();
+            for version in line.version().saturating_sub(window).max(1)..line.version() {
+                if let Some(base) = journal.version(&line.id, version)? {
+                    line.note_base(version, base.module);
+                }
+            }
             for gateways in journal.participants(&line.id, SHOWN_VERSIONS)?.into_iter().rev() {
                 line.note_participants(gateways);
             }
             line.samples = journal.totals(&line.id)?.map_or(0, |totals| totals.samples());
-            let broken =
-                journal.pending(&line.id, |pending| line.round.join(pending.manifest.key, now_ms))?;
+            let mut ages = Vec::new();
+            let broken = journal
+                .pending(&line.id, line.version() + 1, |pending| {
+                    ages.push((pending.manifest.key, line.age(&pending.manifest)));
+                })?
+                .broken;
+            for (key, age) in ages {
+                line.round.join(key, age, now_ms);
+            }
             if broken > 0 {
                 tracing::error!(task = %name, broken, "contributions of the open round do not read back and will be left out");
             }
@@ -103,6 +120,8 @@ impl Aggregator {
         Ok(Self {
             site: settings.site,
             identity,
+            history: journal.history()?,
+            history_bytes: settings.history_bytes,
             journal,
             lines,
             registry,
@@ -215,6 +234,7 @@ impl Aggregator {
             contributions: ContributionFigures {
                 sums: counters.sums,
                 steps: counters.steps,
+                late: counters.late,
                 duplicates: counters.duplicates,
                 deferred: counters.deferred,
                 refused: counters.refused,
@@ -225,6 +245,7 @@ impl Aggregator {
             transfers_dropped: self.transfers.dropped,
             blocks: counters.blocks,
             block_bytes: counters.block_bytes,
+            history: self.history,
             gateways: gateways.collect(),
         }
     }

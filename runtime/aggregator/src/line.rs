@@ -2,10 +2,11 @@
 
 use std::collections::VecDeque;
 
-use loadonce_control::{Pointer, Stable, Wants};
+use loadonce_control::{Pointer, RoundMode, Stable, Wants};
 use loadonce_module::Sums;
-use loadonce_rounds::{Expected, LineageEntry, Open, Round, Rules, opening};
+use loadonce_rounds::{Age, Expected, LineageEntry, Mode, Open, Round, Rules, opening};
 use loadonce_trust::{encode_hex, hash};
+use loadonce_wire::{ContributionKind, Manifest};
 
 use crate::figures::Heldout;
 use crate::settings::Task;
@@ -36,6 +37,8 @@ pub(crate) struct Line {
     pub(crate) newest: Option<Newest>,
     /// Hash of the module file before the newest one.
     pub(crate) previous: Option<[u8; 32]>,
+    /// The versions that a step may be trained from, oldest first, with the hashes of their module files.
+    bases: Vec<(u64, [u8; 32])>,
     pub(crate) round: Round,
     /// Samples in the totals.
     pub(crate) samples: i64,
@@ -71,6 +74,7 @@ impl Line {
             sum_bytes,
             newest: None,
             previous: None,
+            bases: Vec::new(),
             pointer,
             heldout: None,
         };
@@ -82,8 +86,34 @@ impl Line {
     pub(crate) fn advance(&mut self, newest: Option<Newest>, previous: Option<[u8; 32]>) {
         self.newest = newest;
         self.previous = previous;
+        if let Some(Newest { entry, .. }) = newest {
+            self.note_base(entry.version, entry.module);
+        }
         self.round = Round::new(self.opens_after(self.version()), rules(&self.task));
         self.pointer = self.pointer_to(newest, previous, self.pointer.serial);
+    }
+
+    /// Notes a version as a base; those outside the window of the newest one are forgotten.
+    pub(crate) fn note_base(&mut self, version: u64, module: [u8; 32]) {
+        let window = self.task.manifest.rounds.staleness();
+        self.bases.retain(|&(base, _)| base != version);
+        self.bases.push((version, module));
+        self.bases.sort_unstable();
+        let newest = self.version();
+        self.bases.retain(|&(base, _)| newest.saturating_sub(base) <= window);
+    }
+
+    /// Versions that were cut since the base of a step; 0 for a sum.
+    pub(crate) fn staleness(&self, manifest: &Manifest) -> u64 {
+        match manifest.kind {
+            ContributionKind::Step => self.version().saturating_sub(manifest.base_version),
+            ContributionKind::Sum => 0,
+        }
+    }
+
+    /// Whether a contribution is from the newest version.
+    pub(crate) fn age(&self, manifest: &Manifest) -> Age {
+        Age::of(self.staleness(manifest))
     }
 
     /// Notes how many gateways are behind the version that follows the last noted one.
@@ -108,11 +138,11 @@ impl Line {
     }
 
     /// What a contribution is checked against.
-    pub(crate) fn expected(&self) -> Expected {
+    pub(crate) fn expected(&self) -> Expected<'_> {
         Expected {
             backbone: self.task.backbone,
             shape: self.shape,
-            base: self.newest.map(|newest| (newest.entry.version, newest.entry.module)),
+            bases: &self.bases,
             open: self.round.open(),
             parameters: self.task.shape.parameters(),
             sum_bytes: self.sum_bytes,
@@ -144,6 +174,10 @@ impl Line {
 fn rules(task: &Task) -> Rules {
     let policy = &task.manifest.rounds;
     Rules {
+        mode: match policy.mode {
+            RoundMode::Sync => Mode::Sync,
+            RoundMode::Buffered => Mode::Buffered,
+        },
         quorum: policy.quorum,
         minimum: policy.minimum,
         deadline_ms: (policy.deadline_s > 0).then(|| policy.deadline_s.saturating_mul(1000)),

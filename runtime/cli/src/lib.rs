@@ -1,6 +1,7 @@
 //! The operator's command line.
 
 pub mod bench;
+pub mod bench_rounds;
 mod data;
 pub mod demo;
 pub mod evaluate;

@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use loadonce_cli::demo::{self, DemoError};
-use loadonce_cli::{bench, evaluate, feed};
+use loadonce_cli::{bench, bench_rounds, evaluate, feed};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -26,6 +26,8 @@ enum Command {
     Evaluate(evaluate::Options),
     /// Times every exit of a backbone on this machine
     Bench(bench::Options),
+    /// Races ways of closing rounds on virtual time, half the fleet ten times slower
+    BenchRounds(bench_rounds::Options),
     /// Becomes PROGRAM, ended by the kernel when PARENT ends
     #[command(hide = true)]
     Tied {
@@ -48,6 +50,9 @@ fn main() -> ExitCode {
             return ended(evaluate::run(&options), evaluate::EvaluateError::exit_code);
         }
         Command::Bench(options) => return ended(bench::run(&options), bench::BenchError::exit_code),
+        Command::BenchRounds(options) => {
+            return ended(bench_rounds::run(&options), evaluate::EvaluateError::exit_code);
+        }
         Command::Tied { parent, program, arguments } => {
             let error = demo::become_tied(parent, &program, &arguments);
             Err(DemoError::File { doing: "start", path: program, source: error })

@@ -16,7 +16,7 @@ mod evaluate;
 mod federation;
 mod fleet;
 mod metrics;
-mod partition;
+pub(crate) mod partition;
 mod plant;
 mod progress;
 mod report;

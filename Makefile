@@ -11,6 +11,7 @@
 # make explore          delivery under losses, deaths and cuts: SCHEDULES random walks from SEED on
 # make bench-fleet      ten thousand gateways against one aggregator, a broker that dies: target/bench/fleet.json
 # make bench-idle       what an idle gateway's uplink carries in MINUTES (12), and so in a day: target/bench/idle.json
+# make bench-rounds     buffered rounds against sync with half the fleet ten times slower: target/bench/rounds.json
 # All install what they miss and say what. Needed beforehand: a Debian or Ubuntu machine, Rust (rustup) and
 # Python 3. Everything that is built or fetched stays under target/, except packages and cargo's own caches.
 
@@ -21,10 +22,11 @@ DEMO_ARGS ?=
 REPORT_ARGS ?=
 BENCH_ARGS ?=
 CODEC_ARGS ?=
+ROUNDS_ARGS ?=
 export SEED ?= 1
 SCHEDULES ?= 200000
 
-.PHONY: help demo test build onnxruntime models models-report bench-backbone bench-codec test-aarch64 explore bench-fleet bench-idle \
+.PHONY: help demo test build onnxruntime models models-report bench-backbone bench-codec bench-rounds test-aarch64 explore bench-fleet bench-idle \
 	soak fuzz mutate bad-line harsh clean
 
 help:
@@ -55,6 +57,10 @@ models-report: build
 
 bench-backbone: build
 	models/report.sh bench $(BENCH_ARGS)
+
+bench-rounds: onnxruntime
+	cargo build --release --locked -p loadonce-cli
+	target/release/loadonce bench-rounds --out target/bench/rounds.json $(ROUNDS_ARGS)
 
 bench-codec: onnxruntime
 	@tests/prepare build

@@ -270,11 +270,16 @@ impl Task {
         self.announced().is_some_and(|(stable, _)| stable.version > self.version())
     }
 
-    /// Whether the aggregator waits for a step that this gateway has not sent.
+    /// Whether the aggregator would take a step from the served version that this gateway has not sent: one from
+    /// each version, for training is a function of version and samples. The version need not be the newest. Where
+    /// versions follow each other faster than one is fetched and trained from, a gateway that waited for the newest
+    /// would never send anything.
     pub(crate) fn owes_step(&self) -> bool {
         let wanted = self.pointer.as_ref().is_some_and(|p| p.wants == Wants::Step);
-        let current = self.announced().is_some_and(|(stable, _)| stable.version == self.version());
-        wanted && current && self.last_step_base < self.version()
+        let window = self.manifest.rounds.staleness();
+        let inside = |newest| inside_window(self.version(), newest, window);
+        let taken = self.announced().is_some_and(|(stable, _)| inside(stable.version));
+        wanted && taken && self.last_step_base < self.version()
     }
 
     /// Whether labels have settled: none came for as long as the manifest asks, or one has waited for long.
@@ -320,6 +325,25 @@ fn add(exits: &mut Vec<u64>, more: &[u64]) {
     }
 }
 
+/// Whether steps from version `served` are taken while `newest` is the newest.
+fn inside_window(served: u64, newest: u64, window: u64) -> bool {
+    newest.checked_sub(served).is_some_and(|late| late <= window)
+}
+
 fn tag(hash: &[u8; 32]) -> Tag {
     hash[..8].try_into().expect("a hash is longer than a tag")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_are_made_from_versions_inside_the_window_only() {
+        let inside = |newest| (0..=2).map(|window| inside_window(5, newest, window)).collect::<Vec<_>>();
+        assert_eq!(inside(4), [false; 3], "an aggregator that lost its newest version");
+        assert_eq!(inside(5), [true; 3]);
+        assert_eq!(inside(6), [false, true, true]);
+        assert_eq!(inside(8), [false; 3]);
+    }
 }

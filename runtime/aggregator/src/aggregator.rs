@@ -12,6 +12,7 @@ use loadonce_wire::{Frame, Kind, Topic};
 use thiserror::Error;
 
 use crate::figures::{ContributionFigures, Counters, Figures, GatewayFigures, TaskFigures};
+use crate::history::History;
 use crate::intake::Opened;
 use crate::journal::{Journal, JournalError};
 use crate::line::{Line, Newest, SHOWN_VERSIONS};
@@ -47,6 +48,8 @@ pub struct Aggregator {
     pub(crate) counters: Counters,
     /// What the batch accepted, for the log once it is durable.
     pub(crate) persisted: Vec<Note>,
+    pub(crate) history: History,
+    pub(crate) history_bytes: u64,
     /// Contributions that were acknowledged and are not on disk: the fault.
     #[cfg(feature = "fault-ack-before-persist")]
     pub(crate) unwritten: Vec<(u64, crate::intake::Accepted)>,
@@ -87,14 +90,28 @@ impl Aggregator {
                 let patch = journal.patch(&line.id, |patch| (hash(patch), patch.len() as u32))?;
                 line.advance(Some(Newest { entry, bytes: bytes as u32, patch }), previous);
             }
+            // Only the entries are needed: a step is added to the newest version, whatever its base was.
+            let window = line.task.manifest.rounds.staleness();
+            for version in line.version().saturating_sub(window).max(1)..line.version() {
+                if let Some(base) = journal.version(&line.id, version)? {
+                    line.note_base(version, base.module);
+                }
+            }
             for gateways in journal.participants(&line.id, SHOWN_VERSIONS)?.into_iter().rev() {
                 line.note_participants(gateways);
             }
             line.samples = journal.totals(&line.id)?.map_or(0, |totals| totals.samples());
-            let broken = journal.pending(&line.id, |pending| {
-                line.pending_bytes += pending.blob.len() as u64;
-                line.round.join(pending.manifest.key, now_ms);
-            })?;
+            let (mut ages, mut bytes) = (Vec::new(), 0);
+            let broken = journal
+                .pending(&line.id, line.version() + 1, |pending| {
+                    bytes += pending.blob.len() as u64;
+                    ages.push((pending.manifest.key, line.age(&pending.manifest)));
+                })?
+                .broken;
+            line.pending_bytes = bytes;
+            for (key, age) in ages {
+                line.round.join(key, age, now_ms);
+            }
             if broken > 0 {
                 tracing::error!(task = %name, broken, "contributions of the open round do not read back and will be left out");
             }
@@ -109,6 +126,8 @@ impl Aggregator {
         Ok(Self {
             site: settings.site,
             identity,
+            history: journal.history()?,
+            history_bytes: settings.history_bytes,
             journal,
             lines,
             registry,
@@ -249,6 +268,7 @@ impl Aggregator {
             contributions: ContributionFigures {
                 sums: counters.sums,
                 steps: counters.steps,
+                late: counters.late,
                 duplicates: counters.duplicates,
                 deferred: counters.deferred,
                 refused: counters.refused,
@@ -260,6 +280,7 @@ impl Aggregator {
             transfers_turned_away: self.receiver.turned_away(),
             blocks: counters.blocks,
             block_bytes: counters.block_bytes,
+            history: self.history,
             gateways: gateways.collect(),
         }
     }

@@ -12,7 +12,7 @@ use loadonce_wire::Name;
 use serde::Deserialize;
 use thiserror::Error;
 
-use crate::{Admission, Settings, Task};
+use crate::{Admission, DEFAULT_HISTORY_BYTES, Settings, Task};
 
 /// Largest configuration, manifest or `backbone.toml` in bytes.
 const MAX_FILE: u64 = 1024 * 1024;
@@ -97,6 +97,8 @@ struct File {
     backbones: Vec<BackboneEntry>,
     #[serde(default)]
     admission: Admission,
+    /// MiB.
+    history: Option<u64>,
     #[serde(default)]
     gateways: Vec<GatewayEntry>,
 }
@@ -210,7 +212,9 @@ impl Config {
         if tasks.is_empty() {
             return Err(value("tasks", "is empty".into(), "name at least one task manifest"));
         }
-        let settings = Settings { site: file.site, admission: file.admission, gateways, tasks };
+        let history_bytes = file.history.map_or(DEFAULT_HISTORY_BYTES, |mib| mib.saturating_mul(1024 * 1024));
+        let settings =
+            Settings { site: file.site, admission: file.admission, gateways, tasks, history_bytes };
         Ok(Self { broker: file.broker, credentials, state: folder.join(file.state), settings })
     }
 }

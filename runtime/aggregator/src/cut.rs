@@ -1,7 +1,7 @@
 //! Versions: close a round, cut a version, publish the pointer. In this order.
 
 use loadonce_delta::{Budget, Codec, decode_step, encode_patch};
-use loadonce_module::{Dtype, FileError, ModuleFile, Role};
+use loadonce_module::{Dtype, FileError, ModuleFile, Role, Sums};
 use loadonce_rounds::{
     ContributionId, Decision, LineageEntry, Made, Open, StepTotals, VersionError, contributions_hash,
     from_steps, from_sums,
@@ -12,13 +12,14 @@ use thiserror::Error;
 
 use crate::aggregator::Aggregator;
 use crate::figures::Heldout;
-use crate::journal::{Cut, Journal, JournalError};
+use crate::history::Policy;
+use crate::journal::{Cut, Held, Journal, JournalError};
 use crate::line::{Line, Newest};
 use crate::outgoing::Outgoing;
 
 /// Why a round cannot become a version.
 #[derive(Debug, Error)]
-enum CutError {
+pub(crate) enum CutError {
     #[error(transparent)]
     Version(#[from] VersionError),
     #[error("the module file cannot be written: {0}")]
@@ -28,11 +29,13 @@ enum CutError {
 }
 
 /// A version that is not written yet.
-struct Draft {
-    entry: LineageEntry,
-    module: Vec<u8>,
-    patch: Option<Vec<u8>>,
+pub(crate) struct Draft {
+    pub(crate) entry: LineageEntry,
+    pub(crate) module: Vec<u8>,
+    pub(crate) patch: Option<Vec<u8>>,
     heldout: Option<Heldout>,
+    /// The round it was made from.
+    held: Held,
 }
 
 /// What a round collected.
@@ -40,6 +43,7 @@ struct Draft {
 struct Collected {
     ids: Vec<ContributionId>,
     heldout: (u64, f64, f64),
+    held: Held,
 }
 
 impl Collected {
@@ -93,7 +97,8 @@ impl Aggregator {
             target: "boundary", process = "aggregator", boundary = "round.closing",
             task = name, version, contributions = line.round.contributions()
         );
-        let draft = match draft(&self.journal, line)? {
+        let totals = if line.round.open() == Open::Sum { self.journal.totals(&line.id)? } else { None };
+        let draft = match draft(&self.journal, line, totals.as_ref())? {
             Ok(draft) => draft,
             Err(error) => {
                 line.round.block();
@@ -105,12 +110,15 @@ impl Aggregator {
         let newest = Newest { entry: draft.entry, bytes: draft.module.len() as u32, patch };
         let previous = line.newest.map(|newest| newest.entry.module);
         let pointer = line.pointer_to(Some(newest), previous, line.pointer.serial + 1);
-        self.journal.cut(&Cut {
+        self.history = self.journal.cut(&Cut {
             lineage: line.id,
             entry: &draft.entry,
             module: &draft.module,
             patch: draft.patch.as_deref(),
             pointer: &pointer,
+            held: draft.held,
+            policy: &Policy::encode(&line.task),
+            bound: self.history_bytes,
         })?;
         tracing::info!(
             target: "boundary", process = "aggregator", boundary = "round.committed",
@@ -140,22 +148,33 @@ impl Aggregator {
     }
 }
 
-/// Makes the next version of `line` from what its round holds. The outcome depends on the set of contributions
-/// only, so a cut that a power failure undid is repeated bit for bit.
-fn draft(journal: &Journal, line: &Line) -> Result<Result<Draft, CutError>, JournalError> {
+/// Makes the next version of `line` from what its round holds; `totals` are those of all its sums so far. The
+/// outcome depends on the set of contributions only, so a cut that a power failure undid is repeated bit for bit,
+/// and so is any version whose contributions and base are kept.
+pub(crate) fn draft(
+    journal: &Journal,
+    line: &Line,
+    totals: Option<&Sums>,
+) -> Result<Result<Draft, CutError>, JournalError> {
     match line.round.open() {
-        Open::Sum => from_totals(journal, line),
+        Open::Sum => from_totals(journal, line, totals),
         Open::Step => from_round(journal, line),
         Open::None => Ok(Err(CutError::Resting)),
     }
 }
 
-fn from_totals(journal: &Journal, line: &Line) -> Result<Result<Draft, CutError>, JournalError> {
+fn from_totals(
+    journal: &Journal,
+    line: &Line,
+    totals: Option<&Sums>,
+) -> Result<Result<Draft, CutError>, JournalError> {
     let mut collected = Collected::default();
-    warn_broken(line, journal.pending(&line.id, |pending| collected.note(&pending.manifest))?);
-    let Some(totals) = journal.totals(&line.id)? else { return Ok(Err(CutError::Resting)) };
+    let held = journal.pending(&line.id, line.version() + 1, |pending| collected.note(&pending.manifest))?;
+    warn_broken(line, held.broken);
+    collected.held = held;
+    let Some(totals) = totals else { return Ok(Err(CutError::Resting)) };
     let samples = totals.samples().max(0) as u64;
-    let params = from_sums(&line.task.shape, &totals, &line.task.manifest.solve_options());
+    let params = from_sums(&line.task.shape, totals, &line.task.manifest.solve_options());
     Ok(params
         .map_err(CutError::from)
         .and_then(|params| finish(line, params, None, Made::FromSums, &collected, samples)))
@@ -173,17 +192,22 @@ fn from_round(journal: &Journal, line: &Line) -> Result<Result<Draft, CutError>,
     let mut totals = StepTotals::new(parameters);
     let mut collected = Collected::default();
     let mut unusable = 0;
-    let broken = journal.pending(&line.id, |pending| {
+    let held = journal.pending(&line.id, line.version() + 1, |pending| {
         let step = Codec::from_number(pending.manifest.codec)
             .and_then(|codec| decode_step(codec, pending.blob, parameters));
         match step {
-            Ok(step) if totals.add(&step, pending.manifest.weight, max_weight).is_ok() => {
+            Ok(step)
+                if totals
+                    .add(&step, pending.manifest.weight, max_weight, line.staleness(&pending.manifest))
+                    .is_ok() =>
+            {
                 collected.note(&pending.manifest);
             }
             _ => unusable += 1,
         }
     })?;
-    warn_broken(line, broken + unusable);
+    warn_broken(line, held.broken + unusable);
+    collected.held = held;
     let params = from_steps(&base.params, &totals);
     Ok(params.map_err(CutError::from).and_then(|params| {
         let (params, patch) = patched(line, &newest, &base.params, params);
@@ -212,7 +236,7 @@ fn patched(line: &Line, newest: &Newest, base: &[f32], params: Vec<f32>) -> (Vec
     }
 }
 
-/// Left out and, with the cut, deleted: a corrupt record must not stop the lineage for ever.
+/// Left out: a corrupt record must not stop the lineage for ever.
 fn warn_broken(line: &Line, broken: u64) {
     if broken > 0 {
         tracing::error!(
@@ -255,5 +279,5 @@ fn finish(
         weight,
     };
     let heldout = if made == Made::FromSteps { collected.heldout() } else { None };
-    Ok(Draft { entry, module, patch, heldout })
+    Ok(Draft { entry, module, patch, heldout, held: collected.held })
 }

@@ -6,6 +6,7 @@ use loadonce_control::Wants;
 use loadonce_wire::Reason;
 use serde::Serialize;
 
+use crate::history::History;
 use crate::registry::Vitals;
 
 /// What happened since this process started.
@@ -13,6 +14,7 @@ use crate::registry::Vitals;
 pub(crate) struct Counters {
     pub(crate) sums: u64,
     pub(crate) steps: u64,
+    pub(crate) late: u64,
     pub(crate) duplicates: u64,
     pub(crate) deferred: u64,
     pub(crate) refused: BTreeMap<&'static str, u64>,
@@ -57,6 +59,8 @@ pub struct Figures {
     pub blocks: u64,
     /// Bytes of module files sent since this process started.
     pub block_bytes: u64,
+    /// What the journal could make again.
+    pub history: History,
     /// Per gateway.
     pub gateways: Vec<GatewayFigures>,
 }
@@ -80,9 +84,9 @@ pub struct TaskFigures {
     pub wants: Wants,
     /// Contributions in the open round.
     pub round_contributions: usize,
-    /// Gateways in the open round.
+    /// Gateways that count towards closing the open round.
     pub round_gateways: usize,
-    /// Gateways that close it at once.
+    /// Gateways that close it at once; steps in a buffered round.
     pub quorum: usize,
     /// Samples in the totals.
     pub samples: i64,
@@ -110,6 +114,8 @@ pub struct ContributionFigures {
     pub sums: u64,
     /// Steps accepted.
     pub steps: u64,
+    /// Those of them whose base was not the newest version.
+    pub late: u64,
     /// Recognised as applied before.
     pub duplicates: u64,
     /// Not answered for want of room; the gateway sends them again.

@@ -3,7 +3,7 @@
 use loadonce_delivery::{Offered, Piece, Transfer, frames};
 use loadonce_delta::{Codec, DeltaError, decode_step, decode_sums};
 use loadonce_module::Sums;
-use loadonce_rounds::{ContributionId, Open, check_manifest, check_step};
+use loadonce_rounds::{Age, ContributionId, Open, check_manifest, check_step};
 use loadonce_trust::{encode_hex, hash, verify};
 use loadonce_wire::chunks::CHUNK;
 use loadonce_wire::manifest::{self, MAX_MANIFEST, signed_part};
@@ -189,8 +189,8 @@ impl Aggregator {
         let step = manifest.kind == ContributionKind::Step;
         Ok(match check_manifest(manifest, &line.expected()) {
             Err(reason) => Verdict::Answer(Status::Refused, reason),
-            // One step per gateway and round, or its weight would not be bounded.
-            Ok(_) if step && line.round.has(&manifest.key) => {
+            // One fresh and one late step per gateway and round, or its weight would not be bounded.
+            Ok(_) if step && line.round.has(&manifest.key, line.age(manifest)) => {
                 Verdict::Answer(Status::Refused, Reason::RoundClosed)
             }
             Ok(_) if line.round.contributions() >= MAX_PENDING => Verdict::Leave("the round is full"),
@@ -229,18 +229,18 @@ impl Aggregator {
             ContributionKind::Sum => line.round.open() == Open::Sum,
             ContributionKind::Step => true,
         };
-        let kept_blob = if sum.is_some() { &[][..] } else { blob };
         let mut record = self.registry.record(gateway);
         record.key = encode_hex(&manifest.key);
         record.accepted += 1;
         record.blob_bytes += blob.len() as u64;
         let intake = Intake {
             lineage: line.id,
+            version: 0,
             id: ContributionId::of(&manifest),
             gateway: gateway.to_owned(),
             record,
             sum,
-            keep: joins.then(|| Pending::encode(&encoded, kept_blob)),
+            keep: joins.then(|| Pending::encode(&encoded, &blob)),
         };
         let accepted = Accepted { intake, manifest: manifest.clone(), joins };
         #[cfg(feature = "fault-ack-before-persist")]
@@ -290,7 +290,10 @@ impl Aggregator {
     /// Writes a contribution with the batch; it may be acknowledged once the batch is durable. `false` for a sum that
     /// cannot join the totals: nothing was written.
     fn persist(&mut self, accepted: Accepted, now_ms: u64) -> Result<bool, JournalError> {
-        let Accepted { intake, manifest, joins } = accepted;
+        let Accepted { mut intake, manifest, joins } = accepted;
+        let line = self.lines.get(manifest.task.as_str());
+        intake.version = line.map_or(0, |line| line.version() + 1);
+        let age = line.map_or(Age::Fresh, |line| line.age(&manifest));
         let samples = match self.journal.accept(&intake)? {
             Ok(samples) => samples,
             Err(error) => {
@@ -312,13 +315,14 @@ impl Aggregator {
             }
             ContributionKind::Step => {
                 self.counters.steps += 1;
+                self.counters.late += u64::from(age == Age::Late);
                 "step"
             }
         };
         if let Some(line) = self.lines.get_mut(manifest.task.as_str()) {
             line.samples = samples.unwrap_or(line.samples);
             if joins {
-                line.round.join(manifest.key, now_ms);
+                line.round.join(manifest.key, age, now_ms);
                 line.pending_bytes += intake.keep.as_ref().map_or(0, |keep| keep.len() as u64);
             }
             tracing::debug!(

@@ -17,26 +17,28 @@ use loadonce_wire::Manifest;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-type Hash = [u8; 32];
+use crate::history::{self, History};
 
-const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
+pub(crate) type Hash = [u8; 32];
+
+pub(crate) const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 const GATEWAYS: TableDefinition<&str, &[u8]> = TableDefinition::new("gateways");
 const SEEN: TableDefinition<[u8; 48], Hash> = TableDefinition::new("seen");
 const EPOCHS: TableDefinition<[u8; 40], (u64, u64)> = TableDefinition::new("epochs");
-const PENDING: TableDefinition<[u8; 80], &[u8]> = TableDefinition::new("pending");
-const TOTALS: TableDefinition<Hash, &[u8]> = TableDefinition::new("totals");
-const VERSIONS: TableDefinition<[u8; 40], &[u8]> = TableDefinition::new("versions");
-const MODULES: TableDefinition<Hash, &[u8]> = TableDefinition::new("modules");
+pub(crate) const CONTRIBUTIONS: TableDefinition<[u8; 88], &[u8]> = TableDefinition::new("contributions");
+pub(crate) const TOTALS: TableDefinition<Hash, &[u8]> = TableDefinition::new("totals");
+pub(crate) const VERSIONS: TableDefinition<[u8; 40], &[u8]> = TableDefinition::new("versions");
+pub(crate) const MODULES: TableDefinition<Hash, &[u8]> = TableDefinition::new("modules");
 const PATCHES: TableDefinition<Hash, &[u8]> = TableDefinition::new("patches");
-const POINTERS: TableDefinition<&str, &[u8]> = TableDefinition::new("pointers");
+pub(crate) const POINTERS: TableDefinition<&str, &[u8]> = TableDefinition::new("pointers");
 
-const FORMAT: u64 = 1;
+const FORMAT: u64 = 2;
 /// Applied sequences per gateway and epoch whose hash is remembered; an outbox holds 1,024 entries. Below the
 /// window every sequence counts as applied.
 pub(crate) const WINDOW: u64 = 4096;
 /// Epochs remembered per gateway: an agent opens one when it loses its store or is refused a sequence.
 pub(crate) const MAX_EPOCHS: usize = 256;
-/// Module files kept per lineage, the newest ones.
+/// Module files kept per lineage, the newest ones; older ones stay while the history needs them.
 pub(crate) const KEPT_MODULES: u64 = 8;
 /// Lineage entries kept per lineage, the newest ones; each vouches for its parent by hash. At a round an hour
 /// these are seven years, in about 12 MB.
@@ -76,7 +78,7 @@ macro_rules! from_redb {
 }
 from_redb!(redb::TableError, redb::StorageError, redb::CommitError);
 
-fn corrupt(table: &'static str) -> impl Fn(&dyn std::fmt::Display) -> JournalError {
+pub(crate) fn corrupt(table: &'static str) -> impl Fn(&dyn std::fmt::Display) -> JournalError {
     move |detail| JournalError::Corrupt { table, detail: detail.to_string() }
 }
 
@@ -113,19 +115,22 @@ pub(crate) enum Seen {
 #[derive(Debug)]
 pub(crate) struct Intake {
     pub(crate) lineage: Hash,
+    /// The version that the open round leads to.
+    pub(crate) version: u64,
     pub(crate) id: ContributionId,
     pub(crate) gateway: String,
     pub(crate) record: GatewayRecord,
     /// What is added to the totals.
     pub(crate) sum: Option<Sums>,
-    /// What the open round keeps until it closes, see [`Pending`].
+    /// What the round, and then the history, keeps of it, see [`Pending`].
     pub(crate) keep: Option<Vec<u8>>,
 }
 
-/// A contribution of the open round: u16 length, the encoded manifest, then a step's blob (a sum is in the
-/// totals already).
+/// A contribution of a round: u16 length, the encoded manifest, then the blob.
 pub(crate) struct Pending<'a> {
     pub(crate) manifest: Manifest,
+    /// The manifest as it was signed.
+    pub(crate) encoded: &'a [u8],
     pub(crate) blob: &'a [u8],
 }
 
@@ -136,9 +141,20 @@ impl<'a> Pending<'a> {
 
     pub(crate) fn decode(bytes: &'a [u8]) -> Option<Self> {
         let (length, rest) = bytes.split_first_chunk::<2>()?;
-        let (manifest, blob) = rest.split_at_checked(usize::from(u16::from_le_bytes(*length)))?;
-        Some(Self { manifest: Manifest::decode(manifest).ok()?, blob })
+        let (encoded, blob) = rest.split_at_checked(usize::from(u16::from_le_bytes(*length)))?;
+        Some(Self { manifest: Manifest::decode(encoded).ok()?, encoded, blob })
     }
+}
+
+/// What a round holds.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Held {
+    /// Contributions.
+    pub(crate) rows: u64,
+    /// Their bytes.
+    pub(crate) bytes: u64,
+    /// Those among them that do not read back.
+    pub(crate) broken: u64,
 }
 
 /// A new version, to be written in one transaction.
@@ -149,10 +165,16 @@ pub(crate) struct Cut<'a> {
     /// What makes the module file of the one before it.
     pub(crate) patch: Option<&'a [u8]>,
     pub(crate) pointer: &'a Pointer,
+    /// The round that closes.
+    pub(crate) held: Held,
+    /// What the version was made by besides, an encoded [`history::Policy`].
+    pub(crate) policy: &'a [u8],
+    /// Bytes that the history of all lineages may take.
+    pub(crate) bound: u64,
 }
 
 pub(crate) struct Journal {
-    database: Database,
+    pub(crate) database: Database,
     batch: Option<Batch>,
 }
 
@@ -180,12 +202,13 @@ impl Journal {
             tx.open_table(GATEWAYS)?;
             tx.open_table(SEEN)?;
             tx.open_table(EPOCHS)?;
-            tx.open_table(PENDING)?;
+            tx.open_table(CONTRIBUTIONS)?;
             tx.open_table(TOTALS)?;
             tx.open_table(VERSIONS)?;
             tx.open_table(MODULES)?;
             tx.open_table(PATCHES)?;
             tx.open_table(POINTERS)?;
+            history::open_tables(&tx)?;
         }
         tx.commit()?;
         Ok(Self { database, batch: None })
@@ -266,28 +289,33 @@ impl Journal {
         }
         mark_seen(tx, &intake.id)?;
         if let Some(keep) = &intake.keep {
-            tx.open_table(PENDING)?.insert(pending_key(&intake.lineage, &intake.id), keep.as_slice())?;
+            let key = contribution_key(&intake.lineage, intake.version, &intake.id);
+            tx.open_table(CONTRIBUTIONS)?.insert(key, keep.as_slice())?;
         }
         put_gateway(tx, &intake.gateway, &intake.record)?;
         Ok(Ok(samples))
     }
 
-    /// Hands every contribution of the open round to `take`, in the order of their identities; counts those that
-    /// do not read back.
+    /// Hands every contribution of the round that leads, or led, to `version` to `take`, in the order of their
+    /// identities.
     pub(crate) fn pending(
         &self,
         lineage: &Hash,
+        version: u64,
         mut take: impl FnMut(Pending<'_>),
-    ) -> Result<u64, JournalError> {
-        let table = self.database.begin_read()?.open_table(PENDING)?;
-        let mut broken = 0;
-        for row in table.range(pending_range(lineage))? {
-            match Pending::decode(row?.1.value()) {
+    ) -> Result<Held, JournalError> {
+        let table = self.database.begin_read()?.open_table(CONTRIBUTIONS)?;
+        let mut held = Held::default();
+        for row in table.range(contributions_of(lineage, version))? {
+            let (_, value) = row?;
+            held.rows += 1;
+            held.bytes += value.value().len() as u64;
+            match Pending::decode(value.value()) {
                 Some(pending) => take(pending),
-                None => broken += 1,
+                None => held.broken += 1,
             }
         }
-        Ok(broken)
+        Ok(held)
     }
 
     pub(crate) fn totals(&self, lineage: &Hash) -> Result<Option<Sums>, JournalError> {
@@ -358,9 +386,9 @@ impl Journal {
         Ok(tx.commit()?)
     }
 
-    /// Writes a version with its module file and pointer and consumes the round's contributions, in a transaction
-    /// of its own after the batch.
-    pub(crate) fn cut(&mut self, cut: &Cut<'_>) -> Result<(), JournalError> {
+    /// Writes a version with its module file and pointer. Its contributions stay where they are and so become
+    /// history; what no longer fits is dropped, the oldest first.
+    pub(crate) fn cut(&mut self, cut: &Cut<'_>) -> Result<History, JournalError> {
         self.commit()?;
         let tx = self.database.begin_write()?;
         {
@@ -368,23 +396,19 @@ impl Journal {
             versions.insert(numbered(&cut.lineage, cut.entry.version), cut.entry.encode().as_slice())?;
             let mut modules = tx.open_table(MODULES)?;
             modules.insert(cut.entry.module, cut.module)?;
-            if let Some(old) = cut.entry.version.checked_sub(KEPT_MODULES)
-                && let Some(entry) = versions.get(numbered(&cut.lineage, old))?
-            {
-                modules.remove(decode_entry(entry.value())?.module)?;
-            }
-            if let Some(old) = cut.entry.version.checked_sub(KEPT_VERSIONS) {
-                versions.remove(numbered(&cut.lineage, old))?;
-            }
             let mut patches = tx.open_table(PATCHES)?;
             match cut.patch {
                 Some(patch) => patches.insert(cut.lineage, patch)?,
                 None => patches.remove(cut.lineage)?,
             };
-            tx.open_table(PENDING)?.retain_in(pending_range(&cut.lineage), |_, _| false)?;
         }
         put_pointer(&tx, cut.pointer)?;
-        Ok(tx.commit()?)
+        let history = history::retain(&tx, cut)?;
+        if let Some(old) = cut.entry.version.checked_sub(KEPT_VERSIONS) {
+            tx.open_table(VERSIONS)?.remove(numbered(&cut.lineage, old))?;
+        }
+        tx.commit()?;
+        Ok(history)
     }
 }
 
@@ -442,11 +466,11 @@ fn mark_seen(tx: &WriteTransaction, id: &ContributionId) -> Result<(), JournalEr
     Ok(())
 }
 
-fn decode_entry(bytes: &[u8]) -> Result<LineageEntry, JournalError> {
+pub(crate) fn decode_entry(bytes: &[u8]) -> Result<LineageEntry, JournalError> {
     LineageEntry::decode(bytes).map_err(|e| corrupt("versions")(&e))
 }
 
-fn numbered(hash: &Hash, number: u64) -> [u8; 40] {
+pub(crate) fn numbered(hash: &Hash, number: u64) -> [u8; 40] {
     let mut key = [0; 40];
     key[..32].copy_from_slice(hash);
     key[32..].copy_from_slice(&number.to_be_bytes());
@@ -464,17 +488,18 @@ fn sequence_key(id: &ContributionId) -> [u8; 48] {
     key
 }
 
-fn pending_key(lineage: &Hash, id: &ContributionId) -> [u8; 80] {
-    let mut key = [0; 80];
-    key[..32].copy_from_slice(lineage);
-    key[32..].copy_from_slice(&sequence_key(id));
+fn contribution_key(lineage: &Hash, version: u64, id: &ContributionId) -> [u8; 88] {
+    let mut key = [0; 88];
+    key[..40].copy_from_slice(&numbered(lineage, version));
+    key[40..].copy_from_slice(&sequence_key(id));
     key
 }
 
-fn pending_range(lineage: &Hash) -> std::ops::RangeInclusive<[u8; 80]> {
-    let (mut first, mut last) = ([0; 80], [0xff; 80]);
-    first[..32].copy_from_slice(lineage);
-    last[..32].copy_from_slice(lineage);
+/// Keys of the contributions to one version.
+pub(crate) fn contributions_of(lineage: &Hash, version: u64) -> std::ops::RangeInclusive<[u8; 88]> {
+    let (mut first, mut last) = ([0; 88], [0xff; 88]);
+    first[..40].copy_from_slice(&numbered(lineage, version));
+    last[..40].copy_from_slice(&numbered(lineage, version));
     first..=last
 }
 
@@ -492,6 +517,7 @@ mod tests {
     fn intake(epoch: u64, sequence: u64, hash: u8) -> Intake {
         Intake {
             lineage: [1; 32],
+            version: 1,
             id: ContributionId { key: [2; 32], epoch, sequence, blob_hash: [hash; 32] },
             gateway: "g".into(),
             record: GatewayRecord::default(),
@@ -553,9 +579,9 @@ mod tests {
         let disk = PowerCutDisk::new();
         let database = Database::open_with(disk.clone(), 1024 * 1024).unwrap();
         let tx = database.begin_write().unwrap();
-        tx.open_table(META).unwrap().insert("format", 2).unwrap();
+        tx.open_table(META).unwrap().insert("format", 1).unwrap();
         tx.commit().unwrap();
-        assert!(matches!(Journal::open(database), Err(JournalError::Format(2))));
+        assert!(matches!(Journal::open(database), Err(JournalError::Format(1))));
     }
 
     proptest! {
@@ -586,6 +612,7 @@ mod tests {
             let bytes = Pending::encode(&encoded[..n], &blob);
             let pending = Pending::decode(&bytes).unwrap();
             prop_assert_eq!(pending.manifest, manifest);
+            prop_assert_eq!(pending.encoded, &encoded[..n]);
             prop_assert_eq!(pending.blob, blob);
         }
 

@@ -10,6 +10,8 @@
 //! | `config` | `aggregator.toml` |
 //! | `settings` | what the core needs of it |
 //! | `journal` | the tables and their transactions |
+//! | `history` | what versions were made from, as long as it fits |
+//! | `replay` | makes versions again and compares |
 //! | `registry` | gateways: admission, presence |
 //! | `transfers` | contributions that arrive in pieces, in bounded memory |
 //! | `aggregator`, `intake`, `cut`, `blocks` | the core: dispatch, contributions, versions, module files |
@@ -25,22 +27,26 @@ mod blocks;
 pub mod config;
 mod cut;
 mod figures;
+mod history;
 mod intake;
 mod journal;
 mod line;
 mod outgoing;
 mod registry;
+mod replay;
 mod run;
 mod settings;
 
 pub use aggregator::{Aggregator, OpenError};
 pub use figures::{ContributionFigures, Figures, GatewayFigures, Heldout, TaskFigures};
+pub use history::History;
 pub use journal::{GatewayRecord, JournalError};
 pub use line::lineage_id;
 pub use outgoing::{Note, Outgoing};
 pub use registry::Vitals;
+pub use replay::{Applied, LineageReplay, Outcome, Replay, ReplayError, VersionReplay, replay, replay_state};
 pub use run::{RunError, run};
-pub use settings::{Admission, Settings, Task};
+pub use settings::{Admission, DEFAULT_HISTORY_BYTES, Settings, Task};
 
 /// Decoders of this crate that have no public face, for the fuzz targets; no part of the interface.
 #[doc(hidden)]

@@ -2,10 +2,11 @@
 
 use std::collections::VecDeque;
 
-use loadonce_control::{Patch, Pointer, Stable, Wants};
+use loadonce_control::{Patch, Pointer, RoundMode, Stable, Wants};
 use loadonce_module::Sums;
-use loadonce_rounds::{Expected, LineageEntry, Open, Round, Rules, opening};
+use loadonce_rounds::{Age, Expected, LineageEntry, Mode, Open, Round, Rules, opening};
 use loadonce_trust::{encode_hex, hash};
+use loadonce_wire::{ContributionKind, Manifest};
 
 use crate::figures::Heldout;
 use crate::settings::Task;
@@ -38,6 +39,8 @@ pub(crate) struct Line {
     pub(crate) newest: Option<Newest>,
     /// Hash of the module file before the newest one.
     pub(crate) previous: Option<[u8; 32]>,
+    /// The versions that a step may be trained from, oldest first, with the hashes of their module files.
+    bases: Vec<(u64, [u8; 32])>,
     pub(crate) round: Round,
     /// Bytes of the blobs that the open round keeps on disk.
     pub(crate) pending_bytes: u64,
@@ -79,6 +82,7 @@ impl Line {
             sum_bytes,
             newest: None,
             previous: None,
+            bases: Vec::new(),
             pointer,
             heldout: None,
         };
@@ -91,8 +95,34 @@ impl Line {
         self.newest = newest;
         self.previous = previous;
         (self.pending_bytes, self.told) = (0, 0);
+        if let Some(Newest { entry, .. }) = newest {
+            self.note_base(entry.version, entry.module);
+        }
         self.round = Round::new(self.opens_after(self.version()), rules(&self.task));
         self.pointer = self.pointer_to(newest, previous, self.pointer.serial);
+    }
+
+    /// Notes a version as a base; those outside the window of the newest one are forgotten.
+    pub(crate) fn note_base(&mut self, version: u64, module: [u8; 32]) {
+        let window = self.task.manifest.rounds.staleness();
+        self.bases.retain(|&(base, _)| base != version);
+        self.bases.push((version, module));
+        self.bases.sort_unstable();
+        let newest = self.version();
+        self.bases.retain(|&(base, _)| newest.saturating_sub(base) <= window);
+    }
+
+    /// Versions that were cut since the base of a step; 0 for a sum.
+    pub(crate) fn staleness(&self, manifest: &Manifest) -> u64 {
+        match manifest.kind {
+            ContributionKind::Step => self.version().saturating_sub(manifest.base_version),
+            ContributionKind::Sum => 0,
+        }
+    }
+
+    /// Whether a contribution is from the newest version.
+    pub(crate) fn age(&self, manifest: &Manifest) -> Age {
+        Age::of(self.staleness(manifest))
     }
 
     /// Notes how many gateways are behind the version that follows the last noted one.
@@ -135,11 +165,11 @@ impl Line {
     }
 
     /// What a contribution is checked against.
-    pub(crate) fn expected(&self) -> Expected {
+    pub(crate) fn expected(&self) -> Expected<'_> {
         Expected {
             backbone: self.task.backbone,
             shape: self.shape,
-            base: self.newest.map(|newest| (newest.entry.version, newest.entry.module)),
+            bases: &self.bases,
             open: self.round.open(),
             parameters: self.task.shape.parameters(),
             sum_bytes: self.sum_bytes,
@@ -172,6 +202,10 @@ impl Line {
 fn rules(task: &Task) -> Rules {
     let policy = &task.manifest.rounds;
     Rules {
+        mode: match policy.mode {
+            RoundMode::Sync => Mode::Sync,
+            RoundMode::Buffered => Mode::Buffered,
+        },
         quorum: policy.quorum,
         minimum: policy.minimum,
         deadline_ms: (policy.deadline_s > 0).then(|| policy.deadline_s.saturating_mul(1000)),

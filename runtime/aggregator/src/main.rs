@@ -1,10 +1,11 @@
 //! `loadonce-aggregator`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
 use loadonce_aggregator::config::Config;
+use loadonce_aggregator::replay_state;
 use tracing_subscriber::EnvFilter;
 
 /// The loadonce aggregator: takes what gateways learned, cuts module versions, serves them.
@@ -12,18 +13,51 @@ use tracing_subscriber::EnvFilter;
 #[command(name = "loadonce-aggregator", version)]
 struct Arguments {
     /// Configuration file.
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "verify_journal")]
+    config: Option<PathBuf>,
     /// Check the configuration and everything it names, then exit.
     #[arg(long)]
     check: bool,
+    /// Make every version again from the journal in a state folder (or a copy of one), compare, then exit.
+    #[arg(long, value_name = "STATE", conflicts_with_all = ["config", "check"])]
+    verify_journal: Option<PathBuf>,
+    /// With --verify-journal: everything that was compared, as JSON.
+    #[arg(long, requires = "verify_journal")]
+    json: bool,
+}
+
+/// Exit codes: 0 everything that is kept was reproduced, 1 something differs or nothing could be read.
+fn verify_journal(state: &Path, json: bool) -> ExitCode {
+    let replay = match replay_state(state) {
+        Ok(replay) => replay,
+        Err(error) => {
+            eprintln!("loadonce-aggregator: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    if json {
+        match serde_json::to_string_pretty(&replay) {
+            Ok(text) => println!("{text}"),
+            Err(error) => eprintln!("loadonce-aggregator: {error}"),
+        }
+    } else {
+        print!("{}", replay.text());
+    }
+    if replay.sound() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let filter = EnvFilter::try_from_env("LOADONCE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
-    let config = match Config::read(&arguments.config) {
+    if let Some(state) = arguments.verify_journal {
+        return verify_journal(&state, arguments.json);
+    }
+    let Some(config) = arguments.config else {
+        eprintln!("loadonce-aggregator: give --config");
+        return ExitCode::from(2);
+    };
+    let config = match Config::read(&config) {
         Ok(config) => config,
         Err(error) => {
             eprintln!("loadonce-aggregator: {error}");

@@ -305,7 +305,7 @@ mod tests {
 
     fn settings(admission: Admission) -> Settings {
         let gateways = BTreeMap::from([("listed".to_owned(), [1; 32])]);
-        Settings { site: "s".into(), admission, gateways, tasks: Vec::new() }
+        Settings { site: "s".into(), admission, gateways, tasks: Vec::new(), history_bytes: 0 }
     }
 
     fn open(admission: Admission) -> (Registry, Journal) {

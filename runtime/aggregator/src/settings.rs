@@ -29,6 +29,8 @@ pub struct Task {
     pub backbone: [u8; 32],
     /// What every contribution must agree on.
     pub shape_hash: [u8; 32],
+    /// Directions per channel that the backbone has.
+    pub directions: usize,
 }
 
 impl Task {
@@ -43,7 +45,7 @@ impl Task {
         let shape = manifest.shape(exits, directions)?;
         let features_of = manifest.features_of(&encode_hex(&backbone), directions);
         let shape_hash = shape.fingerprint(&manifest.classes, &features_of);
-        Ok(Self { manifest, shape, backbone, shape_hash })
+        Ok(Self { manifest, shape, backbone, shape_hash, directions })
     }
 }
 
@@ -58,4 +60,9 @@ pub struct Settings {
     pub gateways: BTreeMap<String, PublicKey>,
     /// Tasks, each name once.
     pub tasks: Vec<Task>,
+    /// Bytes that the history of all lineages may take.
+    pub history_bytes: u64,
 }
+
+/// Bytes of the history unless told otherwise: weeks of a small fleet, an hour of a large one.
+pub const DEFAULT_HISTORY_BYTES: u64 = 256 * 1024 * 1024;

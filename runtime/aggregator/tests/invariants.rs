@@ -70,7 +70,122 @@ fn invariant_02_a_step_taken_stays_taken_when_its_base_is_history() {
         assert_eq!(send(&mut core, &gateways[0], &steps[0]), DUPLICATE);
     }
     let late = gateways[0].step(&task, base);
-    assert_eq!(send(&mut core, &gateways[0], &late), refused(Reason::StaleBase));
+    assert_eq!(send(&mut core, &gateways[0], &late), ACCEPTED, "one version late: inside the window");
+    core.on_tick(180_000).unwrap();
+    assert_eq!(core.lineage("digits").unwrap().len(), 2, "a late step closes no round");
+}
+
+#[test]
+fn invariant_04_a_step_counts_inside_the_staleness_window_and_is_refused_outside() {
+    for (window, taken) in [(0, 0), (1, 1), (2, 2)] {
+        let toml = DIGITS.replace("steps = 2", &format!("steps = 9, staleness = {window}"));
+        let task = task(&toml);
+        let mut core = open(settings(&[&toml]));
+        let (mut gateways, first) = first_version(&mut core, &task);
+        let mut late = Gateway::new(9);
+        let mut bases = vec![first];
+        for version in 2..=4 {
+            let base = *bases.last().unwrap();
+            for gateway in &mut gateways {
+                let step = gateway.step(&task, base);
+                assert_eq!(send(&mut core, gateway, &step), ACCEPTED);
+            }
+            core.on_tick(60_000 * version).unwrap();
+            let newest = *core.lineage("digits").unwrap().last().unwrap();
+            bases.push((newest.version, newest.module));
+        }
+        for (old, &base) in bases.iter().rev().enumerate() {
+            if old > 0 && old <= taken {
+                // One late step of a gateway and round: each by another gateway.
+                let mut other = Gateway::new(20 + old as u8);
+                let step = other.step(&task, base);
+                assert_eq!(send(&mut core, &other, &step), ACCEPTED, "window {window}, {old} versions old");
+                core.on_tick(500_000).unwrap();
+                let again = other.step(&task, base);
+                assert_eq!(send(&mut core, &other, &again), refused(Reason::RoundClosed), "one late step");
+            } else if old > taken {
+                let step = late.step(&task, base);
+                assert_eq!(send(&mut core, &late, &step), refused(Reason::StaleBase), "{window}, {old}");
+            }
+        }
+        // The hash of the base must be the one that the lineage has under this version.
+        let (version, mut module) = bases[2];
+        module[0] ^= 1;
+        let forged = late.step(&task, (version, module));
+        assert_eq!(send(&mut core, &late, &forged), refused(Reason::StaleBase));
+        core.on_tick(600_000).unwrap();
+        if cfg!(not(feature = "fault-ack-before-persist")) {
+            let figures = core.figures(0);
+            assert_eq!((figures.contributions.late, figures.tasks[0].round_gateways), (taken as u64, 0));
+        }
+        assert_eq!(core.lineage("digits").unwrap().len(), 4, "late steps alone close no round in sync");
+    }
+}
+
+#[test]
+fn invariant_14_a_late_step_pulls_by_its_staleness_weight() {
+    let toml = DIGITS.replace("steps = 2", "steps = 9, staleness = 3");
+    let task = task(&toml);
+    let n = task.shape.parameters();
+    let mut core = open(settings(&[&toml]));
+    let (mut gateways, first) = first_version(&mut core, &task);
+    let params = |core: &Aggregator, at: usize| {
+        let module = core.lineage("digits").unwrap()[at].module;
+        ModuleFile::decode(&core.module(&module).unwrap().unwrap()).unwrap().params
+    };
+    let mut newest = first;
+    for version in 2..=5 {
+        if version == 5 {
+            // Three versions late, so half its weight of 4 among 16.
+            let mut late = Gateway::new(9);
+            let step = late.step_of(&task, first, Codec::StepF16, &vec![1.0; n]);
+            assert_eq!(send(&mut core, &late, &step), ACCEPTED);
+        }
+        for gateway in &mut gateways {
+            let step = gateway.step_of(&task, newest, Codec::StepF16, &vec![0.0; n]);
+            assert_eq!(send(&mut core, gateway, &step), ACCEPTED);
+        }
+        core.on_tick(60_000 * version).unwrap();
+        let entry = *core.lineage("digits").unwrap().last().unwrap();
+        assert_eq!(entry.version, version);
+        newest = (entry.version, entry.module);
+    }
+    let entry = core.lineage("digits").unwrap()[4];
+    assert_eq!((entry.weight, entry.gateways, entry.count), (16, 4, 4));
+    for (before, after) in params(&core, 3).iter().zip(params(&core, 4)) {
+        assert!((after - before - 0.125).abs() < 0.01, "{before} {after}");
+    }
+}
+
+#[test]
+fn a_buffered_round_closes_with_its_quorum_of_steps() {
+    let toml = DIGITS
+        .replace("quorum = 3, minimum = 3", r#"mode = "buffered", quorum = 3, minimum = 1"#)
+        .replace("steps = 2", "steps = 9");
+    let task = task(&toml);
+    let mut core = open(settings(&[&toml]));
+    let (mut gateways, first) = first_version(&mut core, &task);
+    let mut base = first;
+    let mut now = 100_000;
+    // The third gateway never trains from a new version; the others go on.
+    for version in 2..=4u64 {
+        let mut steps = Vec::new();
+        for gateway in &mut gateways[..2] {
+            steps.push((gateway.clone(), gateway.step(&task, base)));
+        }
+        let late = if version == 2 { base } else { first };
+        steps.push((gateways[2].clone(), gateways[2].step(&task, late)));
+        for (at, (gateway, step)) in steps.iter().enumerate() {
+            now += 60_000;
+            assert!(core.on_tick(now).unwrap().is_empty(), "{at} steps close no round");
+            assert_eq!(send(&mut core, gateway, step), ACCEPTED);
+        }
+        now += 60_000;
+        assert_eq!(core.on_tick(now).unwrap().len(), 1);
+        let entry = *core.lineage("digits").unwrap().last().unwrap();
+        assert_eq!((entry.version, entry.count, entry.gateways), (version, 3, 3));
+        base = (entry.version, entry.module);
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The operator's command line.
 
 pub mod bench;
+pub mod bench_rounds;
 pub mod codec;
 mod data;
 pub mod demo;

@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use loadonce_cli::demo::{self, DemoError};
-use loadonce_cli::{bench, evaluate, feed, sim};
+use loadonce_cli::{bench, bench_rounds, evaluate, feed, sim};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -28,6 +28,8 @@ enum Command {
     Bench(bench::Options),
     /// Simulates a fleet of gateways against a running broker and aggregator, and checks what comes of it
     Sim(sim::Options),
+    /// Races ways of closing rounds on virtual time, half the fleet ten times slower
+    BenchRounds(bench_rounds::Options),
     /// Becomes PROGRAM, ended by the kernel when PARENT ends
     #[command(hide = true)]
     Tied {
@@ -51,6 +53,9 @@ fn main() -> ExitCode {
         }
         Command::Bench(options) => return ended(bench::run(&options), bench::BenchError::exit_code),
         Command::Sim(options) => return ended(sim::run(&options), sim::SimError::exit_code),
+        Command::BenchRounds(options) => {
+            return ended(bench_rounds::run(&options), evaluate::EvaluateError::exit_code);
+        }
         Command::Tied { parent, program, arguments } => {
             let error = demo::become_tied(parent, &program, &arguments);
             Err(DemoError::File { doing: "start", path: program, source: error })

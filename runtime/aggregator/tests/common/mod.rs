@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use loadonce_aggregator::{Admission, Aggregator, Outgoing, Settings, Task};
+use loadonce_aggregator::{Admission, Aggregator, DEFAULT_HISTORY_BYTES, Outgoing, Settings, Task};
 use loadonce_control::{POINTER_DOMAIN, Pointer, Signed, TaskManifest};
 use loadonce_delivery::frames;
 use loadonce_delta::{Codec, encode_step, encode_sums};
@@ -41,6 +41,7 @@ pub fn settings(tasks: &[&str]) -> Settings {
         admission: Admission::FirstUse,
         gateways: BTreeMap::new(),
         tasks: tasks.iter().map(|toml| task(toml)).collect(),
+        history_bytes: DEFAULT_HISTORY_BYTES,
     }
 }
 

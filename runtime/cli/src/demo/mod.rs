@@ -18,7 +18,7 @@ mod federation;
 mod fleet;
 mod further;
 mod metrics;
-mod partition;
+pub(crate) mod partition;
 mod plant;
 mod progress;
 mod report;

@@ -213,15 +213,33 @@ impl Options {
     }
 }
 
+/// A task with its data.
+pub(crate) struct Prepared {
+    /// The task.
+    pub(crate) manifest: TaskManifest,
+    /// Its samples.
+    pub(crate) set: DataSet,
+    /// Their features.
+    pub(crate) features: Features,
+}
+
+impl Options {
+    /// Reads task and data, and reads or computes features.
+    pub(crate) fn prepare(&self) -> Result<Prepared, EvaluateError> {
+        let manifest = self.manifest()?;
+        let set = DataSet::read(&self.data)?;
+        check(&manifest, &set, &self.task)?;
+        let features = self.features(&manifest, &set)?;
+        Ok(Prepared { manifest, set, features })
+    }
+}
+
 /// Runs it.
 pub fn run(options: &Options) -> Result<(), EvaluateError> {
     if options.threads == 0 {
         return Err(usage("--threads must be at least 1"));
     }
-    let manifest = options.manifest()?;
-    let set = DataSet::read(&options.data)?;
-    check(&manifest, &set, &options.task)?;
-    let features = options.features(&manifest, &set)?;
+    let Prepared { manifest, set, features } = options.prepare()?;
     let early = options.exits && features.exits > 1;
     let bench = Bench { manifest: &manifest, set: &set, features: &features, early };
     let draws = options.measure(&bench)?;

@@ -1,0 +1,258 @@
+//! A run on virtual time: gateways train, steps arrive, rounds close.
+
+use super::fleet::Fleet;
+use loadonce_module::Random;
+use loadonce_rounds::{Age, Decision, Open, Round, Rules, StepTotals, from_steps};
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+/// Virtual milliseconds that a fast gateway takes for a step.
+const STEP_MS: u64 = 60_000;
+/// Times slower that the others are.
+pub(crate) const SLOWNESS: u64 = 10;
+/// Virtual milliseconds a message takes: least, and what a draw adds at most.
+const MESSAGE_MS: (u64, usize) = (1000, 2001);
+/// Samples at which a weight is clipped; the manifest's default, never reached here.
+const MAX_WEIGHT: u32 = 10_000;
+
+/// How rounds close, and how old a base may be.
+pub(crate) struct Race {
+    pub(crate) rules: Rules,
+    pub(crate) staleness: u64,
+}
+
+/// What a run came to.
+#[derive(Default)]
+pub(crate) struct Course {
+    /// Virtual milliseconds and accuracy of every version but the start.
+    pub(crate) points: Vec<(u64, f64)>,
+    /// Steps in them.
+    pub(crate) steps: u64,
+    /// Those of them whose base was not the newest version.
+    pub(crate) late: u64,
+    /// Steps that were refused.
+    pub(crate) refused: u64,
+}
+
+impl Course {
+    /// Versions cut.
+    pub(crate) fn versions(&self) -> usize {
+        self.points.len()
+    }
+
+    /// The newest version.
+    pub(crate) fn last(&self) -> (u64, f64) {
+        self.points.last().copied().unwrap_or_default()
+    }
+
+    /// Time and number of the first of `row` versions in a row at or above `target`.
+    pub(crate) fn reached(&self, target: f64, row: usize) -> Option<(u64, usize)> {
+        let at = self.points.windows(row).position(|window| window.iter().all(|(_, a)| *a >= target))?;
+        Some((self.points[at].0, at + 1))
+    }
+}
+
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Event {
+    /// A pointer to this version arrives at a gateway.
+    Pointer { gateway: usize, version: u64 },
+    /// A gateway's training ends.
+    Trained { gateway: usize },
+    /// Its step arrives; the values are those of its job.
+    Step { gateway: usize, base: u64 },
+    /// Nothing but time: a deadline.
+    Deadline,
+}
+
+struct Node {
+    /// Newest version it heard of.
+    heard: u64,
+    /// Version it last trained from, and whether it still does.
+    base: u64,
+    busy: bool,
+    random: Random,
+}
+
+struct Run<'a> {
+    fleet: &'a Fleet,
+    race: &'a Race,
+    events: BinaryHeap<Reverse<(u64, u64, Event)>>,
+    drawn: u64,
+    nodes: Vec<Node>,
+    /// Steps on their way, by gateway: base and values.
+    sent: Vec<Vec<(u64, Vec<f32>)>>,
+    params: Vec<Vec<f32>>,
+    round: Round,
+    totals: StepTotals,
+    course: Course,
+}
+
+/// Runs until `more` says no.
+pub(crate) fn race(fleet: &Fleet, race: &Race, seed: u64, more: impl Fn(&Course) -> bool) -> Course {
+    let nodes = (0..fleet.len())
+        .map(|gateway| Node {
+            heard: 0,
+            base: 0,
+            busy: false,
+            // Each has its own stream, so that how rounds close does not change how fast it is.
+            random: Random::new(seed.wrapping_mul(1_000_003).wrapping_add(gateway as u64)),
+        })
+        .collect();
+    let parameters = fleet.shape.parameters();
+    let mut run = Run {
+        fleet,
+        race,
+        events: BinaryHeap::new(),
+        drawn: 0,
+        nodes,
+        sent: vec![Vec::new(); fleet.len()],
+        params: vec![vec![0.0; parameters]],
+        round: Round::new(Open::Step, race.rules),
+        totals: StepTotals::new(parameters),
+        course: Course::default(),
+    };
+    run.publish(0);
+    while more(&run.course) {
+        let Some(Reverse((now, _, event))) = run.events.pop() else { break };
+        run.take(now, event);
+    }
+    run.course
+}
+
+impl Run<'_> {
+    fn at(&mut self, time: u64, event: Event) {
+        // Events of one moment come in the order in which they were made.
+        self.drawn += 1;
+        self.events.push(Reverse((time, self.drawn, event)));
+    }
+
+    /// The newest version; the start is 1.
+    fn newest(&self) -> u64 {
+        self.params.len() as u64
+    }
+
+    fn publish(&mut self, now: u64) {
+        let version = self.newest();
+        for gateway in 0..self.nodes.len() {
+            let takes = self.message(gateway);
+            self.at(now + takes, Event::Pointer { gateway, version });
+        }
+    }
+
+    fn message(&mut self, gateway: usize) -> u64 {
+        MESSAGE_MS.0 + self.nodes[gateway].random.below(MESSAGE_MS.1) as u64
+    }
+
+    fn take(&mut self, now: u64, event: Event) {
+        match event {
+            Event::Pointer { gateway, version } => {
+                let node = &mut self.nodes[gateway];
+                node.heard = node.heard.max(version);
+                self.train(now, gateway);
+            }
+            Event::Trained { gateway } => {
+                let base = self.nodes[gateway].base;
+                self.nodes[gateway].busy = false;
+                let takes = self.message(gateway);
+                self.at(now + takes, Event::Step { gateway, base });
+                self.train(now, gateway);
+            }
+            Event::Step { gateway, base } => self.arrive(now, gateway, base),
+            Event::Deadline => {}
+        }
+        match self.round.decide(now) {
+            Decision::Close => self.cut(now),
+            Decision::WaitUntil(at) => self.at(at, Event::Deadline),
+            Decision::Wait => {}
+        }
+    }
+
+    /// An idle gateway trains once from the newest version it heard of.
+    fn train(&mut self, now: u64, gateway: usize) {
+        let slow = if gateway < self.nodes.len() / 2 { 1 } else { SLOWNESS };
+        let node = &mut self.nodes[gateway];
+        if node.busy || node.base == node.heard {
+            return;
+        }
+        (node.busy, node.base) = (true, node.heard);
+        let takes = STEP_MS * slow * (900 + node.random.below(201) as u64) / 1000;
+        let base = node.base;
+        let values = self.fleet.step(gateway, &self.params[base as usize - 1]);
+        self.sent[gateway].push((base, values));
+        self.at(now + takes, Event::Trained { gateway });
+    }
+
+    fn arrive(&mut self, now: u64, gateway: usize, base: u64) {
+        let Some(at) = self.sent[gateway].iter().position(|(of, _)| *of == base) else { return };
+        let (_, values) = self.sent[gateway].remove(at);
+        let staleness = self.newest() - base;
+        let mut key = [0; 32];
+        key[..8].copy_from_slice(&(gateway as u64).to_le_bytes());
+        let age = Age::of(staleness);
+        if staleness > self.race.staleness || self.round.has(&key, age) {
+            self.course.refused += 1;
+            return;
+        }
+        let weight = self.fleet.weight(gateway);
+        if self.totals.add(&values, weight, MAX_WEIGHT, staleness).is_ok() {
+            self.round.join(key, age, now);
+            self.course.steps += 1;
+            self.course.late += u64::from(age == Age::Late);
+        } else {
+            self.course.refused += 1;
+        }
+    }
+
+    fn cut(&mut self, now: u64) {
+        let newest = &self.params[self.params.len() - 1];
+        let Ok(params) = from_steps(newest, &self.totals) else {
+            self.round.block();
+            return;
+        };
+        self.course.points.push((now, self.fleet.accuracy(&params)));
+        self.params.push(params);
+        self.round = Round::new(Open::Step, self.race.rules);
+        self.totals = StepTotals::new(self.fleet.shape.parameters());
+        self.publish(now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use loadonce_rounds::Mode;
+
+    fn run(mode: Mode, quorum: usize, staleness: u64, versions: usize) -> Course {
+        let fleet = Fleet::made_up(6);
+        let rules = Rules { mode, quorum, minimum: 1, deadline_ms: None };
+        race(&fleet, &Race { rules, staleness }, 3, |course| course.versions() < versions)
+    }
+
+    #[test]
+    fn sync_waits_for_all_and_a_buffer_for_nobody() {
+        let sync = run(Mode::Sync, 6, 0, 4);
+        assert_eq!((sync.versions(), sync.steps, sync.late, sync.refused), (4, 24, 0, 0));
+        assert!(sync.last().0 > 4 * 9 * STEP_MS, "every round waits for the slow half");
+        let buffered = run(Mode::Buffered, 3, 16, 40);
+        assert!(buffered.late > 0 && buffered.refused == 0, "{} late", buffered.late);
+        assert!(buffered.last().0 < sync.last().0, "forty versions before four");
+        assert!(buffered.last().1 > 0.9 && sync.last().1 > 0.5, "both learn");
+        let closed = run(Mode::Buffered, 3, 0, 40);
+        assert!(closed.late == 0 && closed.refused > 0, "without a window the slow half is refused");
+    }
+
+    #[test]
+    fn a_seed_means_the_same_run_for_ever() {
+        let points = || run(Mode::Buffered, 3, 16, 10).points;
+        assert_eq!(points(), points());
+    }
+
+    #[test]
+    fn a_target_is_reached_when_it_is_held() {
+        let course =
+            Course { points: vec![(1, 0.9), (2, 0.5), (3, 0.9), (4, 0.9), (5, 0.9)], ..Course::default() };
+        assert_eq!(course.reached(0.9, 3), Some((3, 3)));
+        assert_eq!(course.reached(0.9, 1), Some((1, 1)));
+        assert_eq!(course.reached(0.95, 3), None);
+    }
+}

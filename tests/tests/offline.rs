@@ -4,13 +4,12 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Instant;
 
 use loadonce_agent::config::Config;
-use loadonce_agent::{Agent, Outgoing, Side};
-use loadonce_aggregator::{Admission, Aggregator, Settings, Task};
-use loadonce_backbone::{Backbone, Bundle, EngineKind, EngineOptions, process_resident_bytes};
+use loadonce_agent::{Agent, Backbones, Outgoing, Side};
+use loadonce_aggregator::{Admission, Aggregator, DEFAULT_HISTORY_BYTES, Settings, Task};
+use loadonce_backbone::{Bundle, process_resident_bytes};
 use loadonce_control::TaskManifest;
 use loadonce_module::Sums;
 use loadonce_store::Database;
@@ -43,7 +42,7 @@ const MEMORY: u64 = 8 << 20;
 
 struct Plant {
     config: Config,
-    backbone: Arc<Backbone>,
+    backbones: Backbones,
     agent: Agent,
     now_ms: u64,
     samples: Vec<Sample>,
@@ -59,19 +58,18 @@ const DROPS: [&str; 5] =
 impl Plant {
     fn new(folder: &Path, key: &str) -> Self {
         let text = format!(
-            "site = \"{SITE}\"\ngateway = \"{GATEWAY}\"\nstate = \"{}\"\n[backbone]\nbundle = \"{}\"\n\
+            "site = \"{SITE}\"\ngateway = \"{GATEWAY}\"\nstate = \"{}\"\n[backbone]\nbundle = \"{}\"\nlibrary = \"{}\"\n\
              [uplink]\nbroker = \"mqtt://127.0.0.1:1\"\n[trust]\naggregator_key = \"{key}\"\n\
              [store]\nsamples_per_task = {KEPT}\noutbox_bytes = {OUTBOX_BYTES}\n",
             folder.join("state").display(),
             bundle().display(),
+            onnxruntime().display(),
         );
         let config = Config::parse(&text, Path::new("agent.toml")).expect("a valid configuration");
-        let options = EngineOptions { kind: EngineKind::Ort, library: Some(onnxruntime()), threads: 1 };
-        let loaded = Bundle::open(&bundle()).expect("the committed bundle opens");
-        let backbone = Arc::new(Backbone::load(loaded, &options).expect("the backbone loads"));
-        let agent = Agent::open(config.clone(), backbone.clone()).expect("an empty folder opens");
+        let backbones = Backbones::load(&config.backbone).expect("the committed bundle loads");
+        let agent = Agent::open(config.clone(), backbones.clone()).expect("an empty folder opens");
         let samples = data::digits().train;
-        Self { config, backbone, agent, now_ms: 0, samples, given: 0, before: BTreeMap::new() }
+        Self { config, backbones, agent, now_ms: 0, samples, given: 0, before: BTreeMap::new() }
     }
 
     /// Samples and their labels come, and the agent works until it has nothing to do.
@@ -126,10 +124,10 @@ impl Plant {
             let total = self.dropped(word);
             self.before.insert(word, total);
         }
-        let Self { config, backbone, agent, .. } = self;
+        let Self { config, backbones, agent, .. } = self;
         drop(agent);
-        let agent = Agent::open(config.clone(), backbone.clone()).expect("the state folder opens again");
-        Self { config, backbone, agent, ..self }
+        let agent = Agent::open(config.clone(), backbones.clone()).expect("the state folder opens again");
+        Self { config, backbones, agent, ..self }
     }
 
     /// Everything that either side says reaches the other until both are silent; returns how many contributions
@@ -166,7 +164,7 @@ impl Plant {
     }
 
     fn connect(&mut self, fleet: &mut Fleet) {
-        let birth = self.agent.on_connected();
+        let birth = self.agent.on_connected(self.now_ms).expect("the disk works");
         fleet
             .core
             .on_message(&birth.topic, &birth.payload, self.now_ms)
@@ -194,6 +192,7 @@ impl Fleet {
             admission: Admission::FirstUse,
             gateways: BTreeMap::new(),
             tasks: vec![task],
+            history_bytes: DEFAULT_HISTORY_BYTES,
         };
         let database = Database::open_with(PowerCutDisk::new(), 1 << 20).expect("a disk in memory");
         Self { core: Aggregator::open(settings, identity, database, 0).expect("an empty journal opens") }

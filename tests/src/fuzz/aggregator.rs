@@ -7,8 +7,9 @@
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
-use loadonce_aggregator::{Admission, Aggregator, Settings, Task};
+use loadonce_aggregator::{Admission, Aggregator, DEFAULT_HISTORY_BYTES, Settings, Task};
 use loadonce_control::TaskManifest;
+use loadonce_delivery::frames;
 use loadonce_delta::{Codec, encode_step, encode_sums};
 use loadonce_module::Sums;
 use loadonce_store::Database;
@@ -76,6 +77,7 @@ fn open(disk: &PowerCutDisk, task: &Task, now_ms: u64) -> Aggregator {
         admission: Admission::FirstUse,
         gateways: BTreeMap::new(),
         tasks: vec![task.clone()],
+        history_bytes: DEFAULT_HISTORY_BYTES,
     };
     let database = Database::open_with(disk.clone(), CACHE).expect("a disk with power opens");
     Aggregator::open(settings, Identity::from_seed(&[99; 32]), database, now_ms)
@@ -221,17 +223,25 @@ fn contribution(plant: &Plant, core: &Aggregator, gateway: u8, source: &mut Sour
     }
     let signature = identity.sign(manifest::DOMAIN, &encoded[..length - SIGNATURE]);
     encoded[length - SIGNATURE..].copy_from_slice(&signature);
-    let mut frames = match Manifest::decode(encoded) {
-        Ok(manifest) => loadonce_agent::frames(&manifest, encoded, &blob),
-        // What is no manifest any more travels in a chunk all the same.
-        Err(_) => loadonce_agent::frames(&manifest, encoded, &blob),
-    };
+    // What is no manifest any more travels all the same.
+    let mut frames = travel(&Manifest::decode(encoded).unwrap_or(manifest), encoded, &blob);
     if choices & 8 != 0
         && let Some(frame) = frames.first_mut()
     {
         source.damage(frame);
     }
     frames
+}
+
+/// The frames of a contribution, as an aggregator that has nothing of it makes a gateway send them.
+fn travel(manifest: &Manifest, encoded: &[u8], blob: &[u8]) -> Vec<Vec<u8>> {
+    let mut id = [0; 8];
+    id.copy_from_slice(&hash(&manifest.transfer_seed())[..8]);
+    if let Some(whole) = frames::whole(id, encoded, blob) {
+        return vec![whole];
+    }
+    let chunks = (0..).map_while(|index| frames::chunk(id, blob, index));
+    std::iter::once(frames::offer(id, encoded, blob.len())).chain(chunks).collect()
 }
 
 fn block_request(core: &Aggregator, source: &mut Source<'_>) -> Vec<u8> {
@@ -246,16 +256,8 @@ fn block_request(core: &Aggregator, source: &mut Source<'_>) -> Vec<u8> {
     };
     let mut payload = [0; 256];
     let length = request.encode(&mut payload).expect("the buffer is long enough");
-    let frame = Frame {
-        kind: Kind::BlockRequest,
-        flags: 0,
-        transfer: [0; 16],
-        epoch: 0,
-        sequence: 0,
-        offset: 0,
-        total: 0,
-        payload: &payload[..length],
-    };
+    let frame =
+        Frame { kind: Kind::BlockRequest, index: 0, transfer: [0; 8], total: 0, payload: &payload[..length] };
     let mut out = vec![0; 512];
     let length = frame.encode(&mut out).expect("the buffer is long enough");
     out.truncate(length);

@@ -1,16 +1,17 @@
 //! What `runtime/wire` reads, and the link's filter of a broker's stream.
 
+use loadonce_delivery::{Fetch, frames};
 use loadonce_link::fuzz::{broker_stream, marker};
-use loadonce_wire::chunks::split_first;
+use loadonce_wire::chunks;
 use loadonce_wire::frame::HEADER;
 use loadonce_wire::limits::MAX_MQTT_PACKET;
 use loadonce_wire::manifest::{MAX_MANIFEST, signed_part};
-use loadonce_wire::{Ack, BlockRequest, Frame, Manifest, Name, Reassembly, Topic};
+use loadonce_wire::{Ack, BlockRequest, CHUNK, Frame, Manifest, Name, Topic, Whole};
 
 use super::{golden, seed};
 
 /// Where a frame's checksum lies.
-const CRC: std::ops::Range<usize> = 56..60;
+const CRC: std::ops::Range<usize> = 20..24;
 
 pub(super) fn run(data: &[u8]) {
     let Some((&decoder, rest)) = data.split_first() else { return };
@@ -33,7 +34,7 @@ pub(super) fn run(data: &[u8]) {
     }
 }
 
-/// CRC-32C of bytes 0–55 and the payload, put where it belongs.
+/// CRC-32C of bytes 0–19 and the payload, put where it belongs.
 pub fn make_crc_true(bytes: &mut [u8]) {
     if bytes.len() < HEADER {
         return;
@@ -50,12 +51,25 @@ fn frame(bytes: &[u8]) {
     let mut again = vec![0; bytes.len()];
     let length = frame.encode(&mut again).expect("what was read can be written");
     assert_eq!(&again[..length], bytes, "a frame has one encoding");
-    if let Some((encoded, blob)) = split_first(frame.flags, frame.payload) {
-        assert!(encoded.len() + blob.len() < bytes.len());
-        manifest(encoded);
+    whole(frame.payload);
+    if let Some(held) = frames::read_status(&frame) {
+        assert_eq!(held.as_bytes(), frame.payload, "a bitmap has one encoding");
     }
+    manifest(frame.payload);
     ack(frame.payload);
     block_request(frame.payload);
+}
+
+/// A contribution of one chunk: what goes out is what came in.
+fn whole(payload: &[u8]) {
+    let Ok(whole) = Whole::decode(payload) else { return };
+    let mut again = vec![0; payload.len()];
+    assert_eq!(whole.encode(&mut again), Ok(payload.len()));
+    assert_eq!(again, payload, "a whole contribution has one encoding");
+    let mut encoded = [0; MAX_MANIFEST];
+    if let Ok(length) = whole.manifest(&[7; 32], &mut encoded) {
+        manifest(&encoded[..length]);
+    }
 }
 
 fn manifest(bytes: &[u8]) {
@@ -91,25 +105,31 @@ fn topic(bytes: &[u8]) {
     }
 }
 
-/// Size of the blob, then offset and length of each piece.
+/// Size of the file, then number, length and distance in time of each chunk.
 fn pieces(bytes: &[u8]) {
-    let Some((total, rest)) = bytes.split_first_chunk::<2>() else { return };
-    let total = usize::from(u16::from_le_bytes(*total));
-    let mut buffer = vec![0; total];
-    let mut filled = vec![false; total];
-    let mut reassembly = Reassembly::new(total).expect("64 KiB are allowed");
+    let Some((total, rest)) = bytes.split_first_chunk::<3>() else { return };
+    let total = usize::from(u16::from_le_bytes([total[0], total[1]])) << (total[2] % 3);
+    let Some(mut fetch) = Fetch::new(total) else { return };
+    let mut there = vec![false; chunks::count(total, CHUNK)];
+    let mut now = 0;
     for piece in rest.as_chunks::<4>().0 {
-        let offset = usize::from(u16::from_le_bytes([piece[0], piece[1]]));
-        let length = usize::from(u16::from_le_bytes([piece[2], piece[3]]));
-        if reassembly.insert(&mut buffer, offset, &vec![1; length]).is_ok() {
-            filled[offset..offset + length].fill(true);
+        now += u64::from(piece[3]) * 1000;
+        if let Some(asked) = fetch.poll(now, u64::from(piece[2])) {
+            assert!(asked.start < asked.end && asked.end <= total, "asks for what is there to ask for");
+        }
+        let index = usize::from(piece[0] % 10);
+        let short = usize::from(piece[1] & 1);
+        let length = chunks::range(total, CHUNK, index).map_or(1, |range| range.len());
+        let claimed = total + usize::from(piece[1] & 2);
+        let taken = fetch.chunk(claimed, index, &vec![1; length.saturating_sub(short)], now, 0);
+        let fits = index < there.len() && short == 0 && claimed == total;
+        assert_eq!(taken.is_ok(), fits, "a chunk is taken where it fits, and only there");
+        if fits {
+            assert_eq!(taken.ok(), Some(!there[index]), "a chunk is new once");
+            there[index] = true;
         }
     }
-    if reassembly.complete() {
-        assert!(filled.iter().all(|&there| there), "complete with a hole");
-    } else {
-        assert!(reassembly.missing().is_some_and(|missing| missing.end <= total));
-    }
+    assert_eq!(fetch.is_complete(), there.iter().all(|&there| there), "complete with a hole");
 }
 
 fn stream(bytes: &[u8]) {
@@ -126,7 +146,15 @@ fn stream(bytes: &[u8]) {
 
 pub(super) fn seeds() -> Vec<Vec<u8>> {
     let mut seeds = Vec::new();
-    for name in ["wire-chunk.bin", "wire-block.bin", "wire-ack.bin", "wire-block-request.bin"] {
+    for name in [
+        "wire-chunk.bin",
+        "wire-block.bin",
+        "wire-ack.bin",
+        "wire-block-request.bin",
+        "wire-whole.bin",
+        "wire-offer.bin",
+        "wire-status.bin",
+    ] {
         let frame = golden(name);
         seeds.push(seed(0, &frame));
         seeds.push(seed(1, &frame));
@@ -139,7 +167,7 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
     for topic in ["gw/g1/up", "gw/g1/in/digits/s-1", "task/digits", "task/digits/module/0123456789abcdef"] {
         seeds.push(seed(5, crate::site::topic_of(topic).as_bytes()));
     }
-    seeds.push(seed(6, &[0, 1, 0, 0, 128, 0, 128, 0, 128, 0]));
+    seeds.push(seed(6, &[0, 128, 1, 0, 0, 0, 0, 1, 0, 0, 20, 2, 0, 0, 1, 3, 0, 0, 1]));
     // CONNACK, SUBACK, a message at QoS 1, one without a topic, PINGRESP.
     let stream = [
         &[0x20, 2, 0, 0, 0x90, 3, 0, 1, 1][..],

@@ -24,6 +24,7 @@ use crate::data::DataSet;
 use against::against;
 pub(crate) use bench::Bench;
 use draw::Labels;
+pub use error::EvaluateError;
 pub(crate) use features::{Features, in_parallel};
 use loadonce_backbone::{Backbone, Bundle, EngineOptions};
 use loadonce_control::{TaskKind, TaskManifest};

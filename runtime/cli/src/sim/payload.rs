@@ -169,7 +169,7 @@ impl Truth {
         let mut totals = StepTotals::new(parameters);
         for index in 0..gateways {
             let (_, weight) = pool.of(index);
-            totals.add(&decoded[pool.position(index)], weight, self.manifest.rounds.max_weight)?;
+            totals.add(&decoded[pool.position(index)], weight, self.manifest.rounds.max_weight, 0)?;
         }
         Ok(totals)
     }

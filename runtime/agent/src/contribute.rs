@@ -284,8 +284,9 @@ impl Agent {
         Ok(())
     }
 
-    /// A sum that will never be applied: its samples are to be summed again.
-    pub(crate) fn never_applied(&mut self, sequence: u64) -> Result<(), AgentError> {
+    /// A sum that will never be applied: its samples are to be summed again. Returns how many they are; none for a
+    /// step.
+    pub(crate) fn never_applied(&mut self, sequence: u64) -> Result<u64, AgentError> {
         let mut again = 0;
         let tx = self.database.begin_write()?;
         for (name, task) in &mut self.tasks {
@@ -301,7 +302,7 @@ impl Agent {
                 "a sum was not applied; its samples will be summed again"
             );
         }
-        Ok(())
+        Ok(again)
     }
 }
 

@@ -266,8 +266,8 @@ impl Agent {
                         target: "boundary", process = "agent", boundary = "outbox.deleted",
                         epoch = ack.epoch, sequence = ack.sequence
                     );
-                    if ack.status == Status::Refused {
-                        self.never_applied(ack.sequence)?;
+                    // A step that came too late says nothing about sums.
+                    if ack.status == Status::Refused && self.never_applied(ack.sequence)? > 0 {
                         self.delay_sums(now_ms);
                     }
                 }

@@ -144,7 +144,15 @@ fn task(n: usize, backbones: usize) -> Task {
     // A handful for the whole run: the test's tasks have names that live as long as it.
     let (name, head): (&'static str, &'static str) = (name.leak(), head.leak());
     let min_labels = if n % 3 == 1 { SAMPLES - 12 } else { SAMPLES };
-    Task { name, head, quorum: 1, steps: u64::from(n % 3 != 2), min_labels, more: String::new() }
+    Task {
+        name,
+        head,
+        quorum: 1,
+        deadline_s: 0,
+        steps: u64::from(n % 3 != 2),
+        min_labels,
+        more: String::new(),
+    }
 }
 
 /// A window of 48 values that ends at minute `i`.

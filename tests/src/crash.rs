@@ -331,7 +331,11 @@ pub fn run(
     let site = Site::at(folder.path());
     let aggregator = site.aggregator(
         &[task()],
-        AggregatorOptions { program: options.aggregator, observer: observer("aggregator"), listed: None },
+        AggregatorOptions {
+            program: options.aggregator,
+            observer: observer("aggregator"),
+            ..AggregatorOptions::default()
+        },
     );
     let agents = GATEWAYS
         .map(|name| site.agent(name, AgentOptions { observer: observer(name), ..AgentOptions::default() }));

@@ -78,7 +78,18 @@ pub(crate) fn put(
         });
         // Features that went into a sum stay with the sample, so that a relabelling takes out exactly what went
         // in. Others give way: the id may have been used anew.
+        let elsewhere = |old: &Record| old.features_of != record.features_of && old.scale == record.scale;
         let merged = match old {
+            // On another backbone it is to be learned from anew; what it stands in there stays noted, so that
+            // going back sums it no second time.
+            Some(old) if old.is_summed() && elsewhere(&old) => {
+                let Record { label, marks, values, .. } = old;
+                let mut anew = Record { label, marks, values, ..record.clone() };
+                if record.label.is_some() {
+                    anew.take_label_of(record);
+                }
+                anew
+            }
             Some(mut old) if old.is_summed() => {
                 old.take_label_of(record);
                 old

@@ -79,6 +79,27 @@ fn a_sample_sent_again_keeps_what_was_summed_and_gives_up_what_was_not() {
 }
 
 #[test]
+fn a_sample_sent_again_on_another_backbone_is_learned_from_anew_and_summed_once_on_each() {
+    let db = open();
+    let anew = Record { features_of: B, features: vec![9, 9, 9], ..record("s", None) };
+    write(&db, |tx| {
+        put(tx, "a", &record("s", Some(1)), 9, 0).unwrap();
+        mark(tx, "a", 0, (A, Some(1), 1)).unwrap();
+        put(tx, "a", &anew, 9, 0).unwrap();
+    });
+    let there = &all(&db, "a")[0];
+    assert_eq!((there.features_of, there.label, &there.features), (B, Some(1), &anew.features));
+    assert_eq!((summed(there, A), summed(there, B)), (Some(1), None));
+    write(&db, |tx| {
+        mark(tx, "a", 0, (B, Some(1), 2)).unwrap();
+        put(tx, "a", &record("s", Some(2)), 9, 0).unwrap();
+    });
+    let back = &all(&db, "a")[0];
+    assert_eq!((back.features_of, back.label, &back.features), (A, Some(2), &record("s", None).features));
+    assert_eq!((summed(back, A), summed(back, B)), (Some(1), Some(1)));
+}
+
+#[test]
 fn invariant_02_a_sample_is_summed_once_per_shape_however_the_manifest_changes() {
     let db = open();
     write(&db, |tx| {

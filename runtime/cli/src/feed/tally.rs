@@ -175,9 +175,9 @@ impl Display for Tally {
         frequent.sort_by(|a, b| b.1.cmp(a.1));
         if !frequent.is_empty() {
             let shown: Vec<String> =
-                frequent.iter().take(SHOWN).map(|(class, n)| format!("{class} {n}")).collect();
+                frequent.iter().take(SHOWN).map(|(class, n)| format!("{class} ×{n}")).collect();
             let more = frequent.len().saturating_sub(SHOWN);
-            write!(f, "\n  {}", shown.join(", "))?;
+            write!(f, "\n  answered {}", shown.join(", "))?;
             if more > 0 {
                 write!(f, " and {more} more classes")?;
             }
@@ -255,7 +255,7 @@ mod tests {
         for word in [
             "5 answered, 1 refused",
             "1 without a module",
-            "a 2",
+            "a ×2",
             "1 too unsure",
             "1 of 2 with a label",
             "50.0 %",

@@ -24,7 +24,7 @@ backbone = "sense-tiny"
 input = { modality = "window", channels = 1, length = 30 }
 module = { kind = "moments", features = 16 }
 forecast = { horizon = 3, season = 12, every = 2, step_s = 60 }"#;
-    Task { name: "meter", head, quorum: 1, steps: 0, min_labels: LABELS, more: String::new() }
+    Task { name: "meter", head, quorum: 1, deadline_s: 0, steps: 0, min_labels: LABELS, more: String::new() }
 }
 
 fn hum() -> Task {
@@ -34,7 +34,7 @@ backbone = "sense-tiny"
 input = { modality = "window", channels = 1 }
 module = { kind = "moments", features = 16 }
 anomaly = { false_alarms = 0.3 }"#;
-    Task { name: "hum", head, quorum: 1, steps: 0, min_labels: LINES, more: String::new() }
+    Task { name: "hum", head, quorum: 1, deadline_s: 0, steps: 0, min_labels: LINES, more: String::new() }
 }
 
 /// Value number `i` of a rhythm of twelve steps.

@@ -95,7 +95,7 @@ impl Agent {
         self.sender.done(sequence);
         self.counters.refuse("outbox_corrupt");
         self.sender.pending = self.outbox.counters(&self.database)?.pending;
-        self.never_applied(sequence)
+        self.never_applied(sequence).map(|_| ())
     }
 }
 

@@ -83,16 +83,16 @@ fn a_sample_sent_again_on_another_backbone_is_learned_from_anew_and_summed_once_
     let db = open();
     let anew = Record { features_of: B, features: vec![9, 9, 9], ..record("s", None) };
     write(&db, |tx| {
-        put(tx, "a", &record("s", Some(1)), 9, 0).unwrap();
+        put(tx, "a", &record("s", Some(1)), (9, 0), &mut unwatched).unwrap();
         mark(tx, "a", 0, (A, Some(1), 1)).unwrap();
-        put(tx, "a", &anew, 9, 0).unwrap();
+        put(tx, "a", &anew, (9, 0), &mut unwatched).unwrap();
     });
     let there = &all(&db, "a")[0];
     assert_eq!((there.features_of, there.label, &there.features), (B, Some(1), &anew.features));
     assert_eq!((summed(there, A), summed(there, B)), (Some(1), None));
     write(&db, |tx| {
         mark(tx, "a", 0, (B, Some(1), 2)).unwrap();
-        put(tx, "a", &record("s", Some(2)), 9, 0).unwrap();
+        put(tx, "a", &record("s", Some(2)), (9, 0), &mut unwatched).unwrap();
     });
     let back = &all(&db, "a")[0];
     assert_eq!((back.features_of, back.label, &back.features), (A, Some(2), &record("s", None).features));

@@ -101,7 +101,9 @@ impl Plan<'_> {
                 }
                 let sent = self.coding.send(&step, &self.budget(i, round, self.options.bits), &mut random)?;
                 let weight = gateway.data.n() as u32;
-                totals.add(&sent.decoded, weight, manifest.rounds.max_weight, 0).map_err(|e| e.to_string())?;
+                totals
+                    .add(&sent.decoded, weight, manifest.rounds.max_weight, 0)
+                    .map_err(|e| e.to_string())?;
                 let energy: f64 = step.iter().map(|&v| f64::from(v).powi(2)).sum();
                 step.iter_mut().zip(&sent.decoded).for_each(|(s, d)| *s -= d);
                 let left: f64 = step.iter().map(|&v| f64::from(v).powi(2)).sum();

@@ -17,7 +17,6 @@ use crate::evaluate::{EvaluateError, in_parallel};
 use coding::Coding;
 use fleet::{Outcome, Plan};
 use report::Report;
-use settings::Setting;
 use std::path::PathBuf;
 
 /// What a person may choose.
@@ -107,7 +106,7 @@ pub fn run(options: &Options, meter: Meter) -> Result<(), EvaluateError> {
             })?;
             let accuracy = outcome.accuracy.last().copied().unwrap_or(0.0);
             eprintln!("  {} seed {}: {accuracy:.4}", plans[i].coding.name(), plans[i].seed);
-            Ok(outcome)
+            Ok::<_, EvaluateError>(outcome)
         })?;
         let per_coding: Vec<&[Outcome]> = outcomes.chunks(options.seeds as usize).collect();
         // Time and memory one by one, on steps that a round really made.

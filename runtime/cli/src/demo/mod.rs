@@ -29,7 +29,7 @@ pub use children::become_tied;
 pub use error::DemoError;
 pub(crate) use metrics::{Interval, mean, t_interval};
 pub(crate) use partition::by_mix;
-pub(crate) use plant::{Answered, Plant, Shipment, Stopped};
+pub(crate) use plant::{Plant, Shipment, Stopped};
 
 use federation::{Setup, TaskSetup};
 use further::Further;

@@ -73,7 +73,7 @@ fn manifest(
     let rounds = (manifest.rounds.quorum, manifest.rounds.minimum, manifest.sync.min_labels);
     if manifest.name != name
         || rounds != (gateways, gateways, labels)
-        || manifest.module.kind != Recipe::Moments
+        || manifest.module.recipe() != Recipe::Moments
     {
         let what = format!(
             "must be named `{name}`, be solved by moments and have lines `quorum = …`, `minimum = …`, `min_labels = …`"

@@ -116,6 +116,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let figures_path = config.state.join("figures.json");
     let mut figures_failed = false;
     loop {
+        core.set_crowded(link.is_crowded());
         let out = tokio::select! {
             event = events.recv() => take(&mut core, event.ok_or(RunError::LinkEnded)?, now())?,
             _ = tick.tick() => Vec::new(),

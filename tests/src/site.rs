@@ -65,7 +65,7 @@ impl Task {
         let minimum = if *deadline_s > 0 { 1 } else { *quorum };
         format!(
             "{head}\n[rounds]\nquorum = {quorum}\nminimum = {minimum}\ndeadline_s = {deadline_s}\nsteps = {steps}\n\
-             [sync]\nsettle_s = 0.3\nmin_labels = {min_labels}\nheldout = 0.2\n{more}\n"
+             [sync]\nsettle_s = 0.3\nspread_s = 0.2\nmin_labels = {min_labels}\nheldout = 0.2\n{more}\n"
         )
     }
 }

@@ -222,10 +222,8 @@ impl World {
                 let node = &mut self.nodes[node];
                 match Topic::parse(SITE, &message.topic) {
                     Some(Topic::Down { .. }) => {
-                        let ack = read_ack(&message);
-                        node.gateway.outbox.retain(|e| {
-                            (e.manifest.sequence, e.manifest.blob_hash) != (ack.sequence, ack.blob_hash)
-                        });
+                        let frame = Frame::decode(&message.payload).unwrap();
+                        node.gateway.outbox.retain(|entry| entry.transfer() != frame.transfer);
                     }
                     Some(Topic::Pointer { .. }) => {
                         let pointer = read_pointer(&message);
@@ -290,13 +288,11 @@ impl World {
     fn note(&mut self, message: &Outgoing) {
         let frame = Frame::decode(&message.payload).unwrap();
         assert_eq!(frame.kind, Kind::Ack);
-        let ack = read_ack(message);
-        let id = ContributionId {
-            key: ack.key,
-            epoch: ack.epoch,
-            sequence: ack.sequence,
-            blob_hash: ack.blob_hash,
-        };
+        let mut made = self.made.values();
+        let entry =
+            made.find(|entry| entry.transfer() == frame.transfer).expect("an answer to what was sent");
+        let ack = read_ack(message, entry);
+        let id = ContributionId::of(&entry.manifest);
         match ack.status {
             Status::Accepted => assert!(self.accepted.insert(id), "accepted twice: {id:?}"),
             // Applied before a crash took the answer away.

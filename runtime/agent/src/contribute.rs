@@ -306,7 +306,8 @@ impl Agent {
                 self.sending.done(sequence);
                 self.counters.refuse("outbox_corrupt");
                 self.sending.pending = self.outbox.counters(&self.database)?.pending;
-                return self.never_applied(sequence);
+                self.never_applied(sequence)?;
+                return Ok(());
             };
             let frames = frames(&manifest, &entry.head.manifest, &entry.blob);
             let topic = Topic::Up { gateway: &self.config.gateway }.text(&self.config.site);
@@ -325,8 +326,8 @@ impl Agent {
         Ok(())
     }
 
-    /// A sum that will never be applied: its samples are to be summed again.
-    pub(crate) fn never_applied(&mut self, sequence: u64) -> Result<(), AgentError> {
+    /// A sum that will never be applied: its samples are to be summed again. Returns how many; none of a step.
+    pub(crate) fn never_applied(&mut self, sequence: u64) -> Result<u64, AgentError> {
         let mut again = 0;
         let tx = self.database.begin_write()?;
         for (name, task) in &mut self.tasks {
@@ -342,7 +343,7 @@ impl Agent {
                 "a sum was not applied; its samples will be summed again"
             );
         }
-        Ok(())
+        Ok(again)
     }
 }
 

@@ -224,8 +224,10 @@ impl Agent {
                         epoch = ack.epoch, sequence = ack.sequence
                     );
                     if ack.status == Status::Refused {
-                        self.never_applied(ack.sequence)?;
-                        self.delay_sums(now_ms);
+                        // A step that came too late says nothing about sums.
+                        if self.never_applied(ack.sequence)? > 0 {
+                            self.delay_sums(now_ms);
+                        }
                     }
                 }
             }

@@ -339,7 +339,14 @@ impl Run {
         if base.is_none() && entry.version > 1 {
             return differs("the entry before it is missing");
         }
-        let line = Line::new("", task.clone(), base.map(|&entry| Newest { entry, bytes: 0 }), None);
+        let newest = match base {
+            Some(&entry) => {
+                let bytes = self.journal.module(&entry.module, <[u8]>::len)?.unwrap_or(0) as u32;
+                Some(Newest { entry, bytes })
+            }
+            None => None,
+        };
+        let line = Line::new("", task.clone(), newest, None);
         if line.round.open() == Open::Sum && totals.is_none() {
             return differs("sums of versions before it are missing");
         }

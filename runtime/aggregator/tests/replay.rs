@@ -311,7 +311,7 @@ fn the_program_verifies_a_state_folder_and_says_so_by_its_exit_code() {
 
     let database = Database::open(&path, 0).unwrap();
     let mut core = Aggregator::open(settings(&[DIGITS]), common::aggregator_key(), database, 0).unwrap();
-    first_version(&mut core, &task(DIGITS));
+    let (_, (_, module)) = first_version(&mut core, &task(DIGITS));
     let (code, text) = verify(&["--verify-journal", state]);
     assert!(code == Some(1) && text.contains("verify a copy"), "a running aggregator holds it: {text}");
     drop(core);
@@ -324,11 +324,7 @@ fn the_program_verifies_a_state_folder_and_says_so_by_its_exit_code() {
     assert_eq!(json["lineages"][0]["versions"][0]["contributions"].as_array().unwrap().len(), 3);
 
     let modules = TableDefinition::<[u8; 32], &[u8]>::new("modules");
-    {
-        let database = Database::open(&path, 0).unwrap();
-        let key = database.begin_read().unwrap().open_table(modules).unwrap().first().unwrap().unwrap().0;
-        flip_bytes(&database, modules, &key.value(), Some(900));
-    }
+    flip_bytes(&Database::open(&path, 0).unwrap(), modules, &module, Some(40));
     let (code, text) = verify(&["--verify-journal", state]);
     assert!(code == Some(1) && text.contains("not sound") && text.contains("another hash"), "{text}");
 }

@@ -17,7 +17,7 @@ use loadonce_wire::Manifest;
 use serde::{Deserialize, Serialize};
 
 use crate::journal::{
-    CONTRIBUTIONS, Cut, Hash, Journal, JournalError, KEPT_MODULES, META, MODULES, Pending, VERSIONS,
+    CONTRIBUTIONS, Cut, Hash, Journal, JournalError, KEPT_MODULES, META, MODULES, Pending, TOTALS, VERSIONS,
     contributions_of, corrupt, decode_entry, numbered,
 };
 use crate::settings::Task;
@@ -141,7 +141,7 @@ pub(crate) fn retain(tx: &WriteTransaction, cut: &Cut<'_>) -> Result<History, Jo
     while total > cut.bound || retained.len()? > MAX_VERSIONS {
         let Some((_, first)) = retained.pop_first()? else { break };
         let first = Row::decode(first.value()).ok_or_else(|| corrupt("retained")(&"wrong length"))?;
-        drop_version(tx, &first)?;
+        drop_version(tx, &first, cut)?;
         total = total.saturating_sub(first.bytes);
         (versions, rows) = (versions + 1, rows + first.rows);
     }
@@ -171,11 +171,15 @@ fn put_policy(
 }
 
 /// Drops the contributions of a version and what only they needed.
-fn drop_version(tx: &WriteTransaction, row: &Row) -> Result<(), JournalError> {
+fn drop_version(tx: &WriteTransaction, row: &Row, cut: &Cut<'_>) -> Result<(), JournalError> {
     let Row { lineage, version, .. } = row;
     let entry = entry(tx, lineage, *version)?;
     if entry.is_some_and(|entry| entry.made == Made::FromSums) {
-        raise_floor(tx, lineage, *version)?;
+        if (*lineage, *version) == (cut.lineage, cut.entry.version) {
+            lift_floor(tx, lineage, *version)?;
+        } else {
+            raise_floor(tx, lineage, *version)?;
+        }
     }
     tx.open_table(CONTRIBUTIONS)?.retain_in(contributions_of(lineage, *version), |_, _| false)?;
     if let Some(base) = version.checked_sub(1) {
@@ -186,6 +190,16 @@ fn drop_version(tx: &WriteTransaction, row: &Row) -> Result<(), JournalError> {
     let up_to = numbered(lineage, 0)..=numbered(lineage, version.saturating_add(1));
     let last = policies.range(up_to.clone())?.next_back().transpose()?.map(|(key, _)| key.value());
     policies.retain_in(up_to, |key, _| Some(key) == last)?;
+    Ok(())
+}
+
+/// Sets the floor of a lineage to its totals: what the version that is just cut was made from. A round that does not
+/// fit the history at all is not read again for it.
+fn lift_floor(tx: &WriteTransaction, lineage: &Hash, version: u64) -> Result<(), JournalError> {
+    let totals = tx.open_table(TOTALS)?;
+    if let Some(totals) = totals.get(lineage)? {
+        tx.open_table(FLOORS)?.insert(lineage, (version, totals.value()))?;
+    }
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use loadonce_module::{
 };
 
 /// Labelled samples of a gateway.
-const LABELLED: usize = 50;
+const LABELLED: usize = 30;
 /// Every so many of them is held out.
 const HELD_OUT: usize = 5;
 

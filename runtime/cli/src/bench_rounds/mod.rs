@@ -4,7 +4,7 @@
 //! Real samples, real training and the product's own rounds, totals and weights; only time is virtual, so a day of a
 //! fleet takes seconds. The protocol, fixed before the first run:
 //!
-//! - Every gateway draws its class mix from a Dirichlet distribution (0.1) and by it 50 labelled samples, none of
+//! - Every gateway draws its class mix from a Dirichlet distribution (0.1) and by it 30 labelled samples, none of
 //!   which goes to two gateways; a fifth of them is held out for the early stop.
 //! - The module is a `probe`, trained as the task's manifest says, and starts at zero. The product would start from exact sums, which solve these sets
 //!   almost at once and leave rounds little to do; what is measured here is the rounds.

@@ -62,7 +62,7 @@ impl Task {
         let Self { head, quorum, steps, min_labels, more, .. } = self;
         format!(
             "{head}\n[rounds]\nquorum = {quorum}\nminimum = {quorum}\ndeadline_s = 0\nsteps = {steps}\n\
-             [sync]\nsettle_s = 0.3\nmin_labels = {min_labels}\nheldout = 0.2\n{more}\n"
+             [sync]\nsettle_s = 0.3\nspread_s = 0.2\nmin_labels = {min_labels}\nheldout = 0.2\n{more}\n"
         )
     }
 }

@@ -134,7 +134,7 @@ fn a_small_fleet_learns_from_pictures_and_windows() {
     for agent in &mut agents {
         let refusals = agent.figures()["refusals"].clone();
         let counted = refusals.as_object().expect("refusals are counted by word");
-        assert!(counted.iter().all(|(code, n)| n == 0 || code == "block_unwanted"), "{refusals}");
+        assert!(counted.iter().all(|(code, n)| n == 0 || code.ends_with("_unwanted")), "{refusals}");
         agent.process.stop();
         assert!(!agent.log().text().contains("panicked"));
     }

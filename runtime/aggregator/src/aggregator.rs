@@ -47,6 +47,8 @@ pub struct Aggregator {
     pub(crate) counters: Counters,
     /// What the batch accepted, for the log once it is durable.
     pub(crate) persisted: Vec<Note>,
+    /// More waits at the door than can be taken in now: nobody may begin a large contribution.
+    pub(crate) crowded: bool,
     /// Contributions that were acknowledged and are not on disk: the fault.
     #[cfg(feature = "fault-ack-before-persist")]
     pub(crate) unwritten: Vec<(u64, crate::intake::Accepted)>,
@@ -114,6 +116,7 @@ impl Aggregator {
             receiver: Receiver::default(),
             counters: Counters::default(),
             persisted: Vec::new(),
+            crowded: false,
             #[cfg(feature = "fault-ack-before-persist")]
             unwritten: Vec::new(),
             manifests,
@@ -188,6 +191,12 @@ impl Aggregator {
         self.write_late(now_ms)?;
         self.receiver.expire(now_ms);
         self.close_rounds(now_ms)
+    }
+
+    /// Whether more messages wait than can be taken in now. While it is so, who offers a large contribution is asked
+    /// to wait. Small ones are here already, and to refuse one costs as much as to take it.
+    pub fn set_crowded(&mut self, crowded: bool) {
+        self.crowded = crowded;
     }
 
     /// The link took out a message that was too large or broke the protocol.

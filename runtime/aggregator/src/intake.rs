@@ -71,9 +71,9 @@ impl Aggregator {
             Err(_) => return Ok(self.drop_chunk("malformed_manifest")),
         };
         match self.judge(gateway, frame, encoded)? {
-            Ok(manifest) => {
+            Ok((manifest, codec)) => {
                 let opened = Opened { manifest, encoded: encoded.to_vec() };
-                self.complete(gateway, opened, whole.blob, now_ms)
+                self.complete(gateway, opened, codec, whole.blob, now_ms)
             }
             Err(answer) => Ok(answer),
         }
@@ -87,9 +87,13 @@ impl Aggregator {
         now_ms: u64,
     ) -> Result<Vec<Outgoing>, JournalError> {
         let manifest = match self.judge(gateway, frame, frame.payload)? {
-            Ok(manifest) => manifest,
+            Ok((manifest, _)) => manifest,
             Err(answer) => return Ok(answer),
         };
+        if self.crowded {
+            let wait_s = self.receiver.turn_away(now_ms);
+            return Ok(vec![self.turn_away(gateway, &manifest, wait_s)]);
+        }
         let (id, total, beside) = (frame.transfer, frame.total as usize, frame.payload.len());
         let opened = Opened { manifest: manifest.clone(), encoded: frame.payload.to_vec() };
         match self.receiver.offer(gateway, id, total, opened, beside, now_ms) {
@@ -125,7 +129,11 @@ impl Aggregator {
                     );
                     return Ok(self.drop_chunk("bad_hash"));
                 }
-                self.complete(gateway, about, &blob, now_ms)
+                // Asked again: a round may have closed while the chunks came in.
+                match self.decide(gateway, &about.manifest)? {
+                    Ok(codec) => self.complete(gateway, about, codec, &blob, now_ms),
+                    Err(answer) => Ok(answer),
+                }
             }
         }
     }
@@ -137,7 +145,7 @@ impl Aggregator {
         gateway: &str,
         frame: &Frame<'_>,
         encoded: &[u8],
-    ) -> Result<Result<Manifest, Vec<Outgoing>>, JournalError> {
+    ) -> Result<Result<(Manifest, Codec), Vec<Outgoing>>, JournalError> {
         let Ok(manifest) = Manifest::decode(encoded) else {
             return Ok(Err(self.drop_chunk("malformed_manifest")));
         };
@@ -149,16 +157,22 @@ impl Aggregator {
             tracing::warn!(gateway, "a contribution whose signature does not verify was dropped");
             return Ok(Err(self.drop_chunk("bad_signature")));
         }
-        let verdict = match self.registry.admits(gateway, &manifest.key) {
-            Ok(()) => self.admissible(&manifest)?,
-            Err(why) => {
-                tracing::warn!(gateway, key = encode_hex(&manifest.key), why, "contribution refused");
-                Verdict::Answer(Status::Refused, Reason::UnknownGateway)
-            }
-        };
-        Ok(match verdict {
-            Verdict::Take(_) => Ok(manifest),
-            Verdict::Answer(status, reason) => Err(vec![self.answer(gateway, &manifest, status, reason)]),
+        if let Err(why) = self.registry.admits(gateway, &manifest.key) {
+            tracing::warn!(gateway, key = encode_hex(&manifest.key), why, "contribution refused");
+            return Ok(Err(vec![self.answer(gateway, &manifest, Status::Refused, Reason::UnknownGateway)]));
+        }
+        Ok(self.decide(gateway, &manifest)?.map(|codec| (manifest, codec)))
+    }
+
+    /// Whether a contribution may be applied, else what to answer.
+    fn decide(
+        &mut self,
+        gateway: &str,
+        manifest: &Manifest,
+    ) -> Result<Result<Codec, Vec<Outgoing>>, JournalError> {
+        Ok(match self.admissible(manifest)? {
+            Verdict::Take(codec) => Ok(codec),
+            Verdict::Answer(status, reason) => Err(vec![self.answer(gateway, manifest, status, reason)]),
             Verdict::Leave(why) => Err(self.defer(gateway, why)),
         })
     }
@@ -208,18 +222,11 @@ impl Aggregator {
         &mut self,
         gateway: &str,
         opened: Opened,
+        codec: Codec,
         blob: &[u8],
         now_ms: u64,
     ) -> Result<Vec<Outgoing>, JournalError> {
         let Opened { manifest, encoded } = opened;
-        // Asked again: a round may have closed while the pieces came in.
-        let codec = match self.admissible(&manifest)? {
-            Verdict::Take(codec) => codec,
-            Verdict::Answer(status, reason) => {
-                return Ok(vec![self.answer(gateway, &manifest, status, reason)]);
-            }
-            Verdict::Leave(why) => return Ok(self.defer(gateway, why)),
-        };
         let sum = match self.decode(codec, &manifest, blob) {
             Ok(sum) => sum,
             Err(reason) => return Ok(vec![self.answer(gateway, &manifest, Status::Refused, reason)]),
@@ -343,7 +350,7 @@ impl Aggregator {
     /// There is more to do than can be done: the gateway keeps it and comes back later.
     fn turn_away(&mut self, gateway: &str, manifest: &Manifest, wait_s: u16) -> Outgoing {
         self.counters.refuse(Reason::Busy);
-        tracing::debug!(gateway, wait_s, "no room for another transfer; the gateway waits");
+        tracing::debug!(gateway, wait_s, "no room for another large contribution; the gateway waits");
         self.acknowledge(gateway, manifest, (Status::Refused, Reason::Busy), wait_s)
     }
 

@@ -261,6 +261,7 @@ impl Desk {
             return Ok(());
         }
         let now = self.now();
+        self.core.set_crowded(self.link.is_crowded());
         let out = self
             .core
             .on_batch(messages.iter().map(|(topic, payload)| (topic.as_str(), payload.as_slice())), now)?;

@@ -8,7 +8,7 @@ use common::{
     ACCEPTED, DIGITS, DUPLICATE, Entry, Gateway, SITE, block_request, encode, first_version, open, read_ack,
     read_pointer, refused, send, settings, sums, task,
 };
-use loadonce_aggregator::{Admission, Aggregator, Settings};
+use loadonce_aggregator::{Admission, Aggregator, Settings, Task};
 use loadonce_control::{MANIFEST_DOMAIN, Signed, TaskManifest, Wants};
 use loadonce_delivery::frames::{self, read_status};
 use loadonce_delta::{Codec, encode_sums};
@@ -16,7 +16,6 @@ use loadonce_module::ModuleFile;
 use loadonce_store::crash::PowerCutDisk;
 use loadonce_trust::{decode_hex, encode_hex, hash};
 use loadonce_wire::chunks::{CHUNK, range};
-use loadonce_wire::limits::MAX_BLOB;
 use loadonce_wire::{ContributionKind, Frame, Kind, Name, Reason, Status, Topic};
 
 /// A change to a contribution before it is signed.
@@ -449,6 +448,17 @@ fn a_changed_round_policy_is_published_with_a_higher_serial() {
     assert_eq!(serial_and_wants(DIGITS), (4, Wants::Step));
 }
 
+/// A step that does not become smaller.
+fn noise(task: &Task) -> Vec<f32> {
+    let mut x = 1u64;
+    (0..task.shape.parameters())
+        .map(|_| {
+            x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (x >> 40) as f32 / 1e6
+        })
+        .collect()
+}
+
 #[test]
 fn pieces_of_a_large_step_come_in_any_order_and_twice() {
     let toml = DIGITS
@@ -458,13 +468,7 @@ fn pieces_of_a_large_step_come_in_any_order_and_twice() {
     let task = task(&toml);
     let mut core = open(settings(&[&toml]));
     let (mut gateways, base) = first_version(&mut core, &task);
-    let mut x = 1u64;
-    let step: Vec<f32> = (0..task.shape.parameters())
-        .map(|_| {
-            x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (x >> 40) as f32 / 1e6
-        })
-        .collect();
+    let step = noise(&task);
     let entry = gateways[0].step_of(&task, base, Codec::StepF32, &step);
     let frames = entry.frames();
     assert!(frames.len() >= 4);
@@ -517,27 +521,44 @@ fn invariant_03_who_finds_no_room_is_asked_to_wait_and_keeps_everything() {
     let task = task(&toml);
     let mut core = open(settings(&[&toml]));
     let (mut gateways, base) = first_version(&mut core, &task);
-    // Offers of the largest blobs, from more gateways than there is memory for.
-    let mut busy = 0;
-    for number in 10..30 {
+    // Offers of the largest blobs that the task allows, from more gateways than there is memory for.
+    let raw = 4 * task.shape.parameters();
+    let total = raw + raw / 128;
+    assert!(total > CHUNK);
+    let (mut asked, mut busy) = (0u64, 0u64);
+    for number in 10..=250 {
         let mut gateway = Gateway::new(number);
-        let blob = vec![number; 4 * task.shape.parameters()];
-        let mut manifest = gateway.manifest(&task, ContributionKind::Step, Codec::StepF32, blob.len(), &blob);
-        (manifest.base_version, manifest.base_hash) = base;
-        manifest.blob_bytes = MAX_BLOB as u32;
-        let entry = Entry::signed(&gateway.identity, manifest, blob);
-        let offer = frames::offer(entry.transfer(), &entry.encoded, MAX_BLOB);
-        let out = core.on_message(&gateway.topic(), &offer, 0).unwrap();
-        if Frame::decode(&out[0].payload).unwrap().kind == Kind::Ack {
-            let ack = read_ack(&out[0], &entry);
-            assert_eq!((ack.status, ack.reason), (Status::Refused, Reason::Busy));
-            assert!(ack.wait_s > 0);
-            busy += 1;
+        for content in 0..4 {
+            let manifest = gateway.manifest(&task, ContributionKind::Step, Codec::StepF32, raw, &[content]);
+            let manifest = loadonce_wire::Manifest {
+                base_version: base.0,
+                base_hash: base.1,
+                blob_bytes: total as u32,
+                ..manifest
+            };
+            let entry = Entry::signed(&gateway.identity, manifest, Vec::new());
+            let offer = frames::offer(entry.transfer(), &entry.encoded, total);
+            let out = core.on_message(&gateway.topic(), &offer, 0).unwrap();
+            asked += 1;
+            if Frame::decode(&out[0].payload).unwrap().kind == Kind::Ack {
+                let ack = read_ack(&out[0], &entry);
+                assert_eq!((ack.status, ack.reason), (Status::Refused, Reason::Busy));
+                assert!(ack.wait_s > 0);
+                busy += 1;
+            }
         }
     }
     let figures = core.figures(0);
-    assert!(figures.transfers_bytes <= 32 * 1024 * 1024 && figures.transfers_open == 7);
-    assert_eq!((busy, figures.transfers_turned_away, figures.transfers_dropped), (13, 13, 0));
+    assert!(figures.transfers_bytes <= 32 * 1024 * 1024 && figures.transfers_open as u64 == asked - busy);
+    assert!(busy > 0 && figures.transfers_open > 100, "{busy} of {asked} found no room");
+    assert_eq!((figures.transfers_turned_away, figures.transfers_dropped), (busy, 0));
+    // The same when more waits at the door than can be taken in, however much memory there is.
+    let mut core = open(settings(&[&toml]));
+    let (mut gateways, base) = first_version(&mut core, &task);
+    let large = gateways[0].step_of(&task, base, Codec::StepF32, &noise(&task));
+    assert!(large.frames().len() > 1);
+    core.set_crowded(true);
+    assert_eq!(send(&mut core, &gateways[0], &large), refused(Reason::Busy));
     // What needs no memory is as welcome as ever.
     let sum = gateways[0].sum(&task);
     assert!(sum.frames().len() == 1 && send(&mut core, &gateways[0], &sum) == ACCEPTED);

@@ -5,7 +5,7 @@ use loadonce_wire::chunks::{self, CHUNK};
 use loadonce_wire::limits::MAX_BLOB;
 use std::ops::Range;
 
-use crate::jitter::{MAX_TRIES, Pause, up_to};
+use crate::jitter::{Pause, up_to};
 
 /// Chunks asked for at once: what a slow line holds for a quarter of a minute. The next ones are asked for when half
 /// of them have come, so that the line is never idle for a round trip.
@@ -38,7 +38,7 @@ impl Fetch {
             return None;
         }
         if now_ms >= self.due_ms && !self.asked.is_empty() {
-            self.tries = self.tries.saturating_add(1).min(MAX_TRIES);
+            self.tries = AGAIN.next(self.tries);
             self.asked.clear();
         }
         let known = self.held.union(&self.asked);
@@ -89,7 +89,7 @@ impl Fetch {
     pub fn start_over(&mut self, now_ms: u64, draw: u64) {
         self.held.clear();
         self.asked.clear();
-        self.tries = MAX_TRIES;
+        self.tries = u8::MAX;
         self.due_ms = now_ms + AGAIN.after(self.tries, draw);
     }
 
@@ -149,7 +149,7 @@ mod tests {
     fn only_what_is_missing_is_asked_for_again_and_less_and_less_often() {
         let mut fetch = Fetch::new(5 * CHUNK).unwrap();
         assert_eq!(fetch.poll(0, 0), Some(0..5 * CHUNK));
-        for index in [0, 1, 3] {
+        for index in [0, 1, 3, 4] {
             assert_eq!(fetch.chunk(5 * CHUNK, index, &[1; CHUNK], 1000, u64::MAX), Ok(true));
         }
         let (mut now, mut pauses) = (1000, Vec::new());

@@ -20,13 +20,19 @@ pub struct Pause {
     pub cap_ms: u64,
 }
 
-/// Doublings after which a pause no longer grows, whatever its cap.
-pub const MAX_TRIES: u8 = 20;
-
 impl Pause {
     /// The pause after `tries` repetitions.
     pub fn after(&self, tries: u8, draw: u64) -> u64 {
-        self.floor_ms + up_to(draw, (self.first_ms << tries.min(MAX_TRIES)).min(self.cap_ms))
+        self.floor_ms + up_to(draw, self.most(tries))
+    }
+
+    /// One more than `tries`, as long as that makes the pause longer.
+    pub fn next(&self, tries: u8) -> u8 {
+        if self.most(tries) < self.cap_ms { tries.saturating_add(1) } else { tries }
+    }
+
+    fn most(&self, tries: u8) -> u64 {
+        self.first_ms.saturating_mul(1 << tries.min(63)).min(self.cap_ms)
     }
 }
 
@@ -50,5 +56,6 @@ mod tests {
         let longest: Vec<_> = (0..4).map(|tries| pause.after(tries, u64::MAX)).collect();
         assert_eq!(longest, [15, 25, 40, 40]);
         assert_eq!((pause.after(3, 0), pause.after(255, u64::MAX)), (5, 40));
+        assert_eq!([0, 1, 2, 3].map(|tries| pause.next(tries)), [1, 2, 2, 3]);
     }
 }

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use loadonce_wire::{Chunks, TransferId};
 
-use crate::jitter::{MAX_TRIES, Pause, up_to};
+use crate::jitter::{Pause, up_to};
 
 /// Bounds and pauses of a [`Sender`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -130,8 +130,8 @@ pub struct Sender {
     flights: BTreeMap<u64, Flight>,
     /// Nothing is sent before this: the receiver does not know this sender.
     hold_until_ms: u64,
-    /// How often it did not, since it last did.
-    held: u8,
+    /// How often it did not since it last did, less one.
+    held: Option<u8>,
     /// Nothing new is begun before this: others return at the same time, or the receiver is busy.
     quiet_until_ms: u64,
     started_over_ms: Option<u64>,
@@ -152,7 +152,7 @@ impl Sender {
             pending: 0,
             flights: BTreeMap::new(),
             hold_until_ms: 0,
-            held: 0,
+            held: None,
             quiet_until_ms: 0,
             started_over_ms: None,
             counters: SenderCounters::default(),
@@ -181,9 +181,10 @@ impl Sender {
         }
         let under_way = self.flights.values().filter(|flight| flight.state != State::Parked).count();
         let room = under_way < self.window();
+        let again = self.config.again;
         let due = |flight: &Flight| flight.due_ms <= now_ms && (room || flight.state != State::Parked);
         if let Some((&sequence, flight)) = self.flights.iter_mut().find(|(_, flight)| due(flight)) {
-            flight.tries = flight.tries.saturating_add(1).min(MAX_TRIES);
+            flight.tries = again.next(flight.tries);
             self.counters.repeated += 1;
             return Ok(Some(self.begin(sequence, now_ms, draw)));
         }
@@ -288,14 +289,15 @@ impl Sender {
     /// The receiver does not know this sender: keep everything and try again later.
     pub fn hold(&mut self, now_ms: u64, draw: u64) {
         self.flights.clear();
-        self.hold_until_ms = now_ms + self.config.unknown.after(self.held, draw);
-        self.held = self.held.saturating_add(1).min(MAX_TRIES);
+        let tries = self.held.map_or(0, |tries| self.config.unknown.next(tries));
+        self.held = Some(tries);
+        self.hold_until_ms = now_ms + self.config.unknown.after(tries, draw);
     }
 
     /// Ends such a pause: something changed at the receiver.
     pub fn release(&mut self) {
         self.hold_until_ms = 0;
-        self.held = 0;
+        self.held = None;
     }
 
     /// What happened since the start.
@@ -329,7 +331,7 @@ impl Sender {
     }
 
     fn window(&self) -> usize {
-        if self.held > 0 { 1 } else { self.config.window }
+        if self.held.is_some() { 1 } else { self.config.window }
     }
 
     /// The next chunk of the first entry that has some to send.

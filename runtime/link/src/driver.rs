@@ -270,7 +270,9 @@ impl Serving {
             || self.pinging
             || !self.handed.is_empty()
             || driver.shared.waiting.load(Ordering::Acquire) > 0;
-        let shut = driver.outlet.is_half_full() && !awaited;
+        let crowded = driver.outlet.is_half_full();
+        driver.shared.crowded.store(crowded, Ordering::Release);
+        let shut = crowded && !awaited;
         self.gate.send_if_modified(|gate| std::mem::replace(gate, shut) != shut);
     }
 

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use loadonce_wire::limits::packet_bytes;
@@ -93,6 +93,8 @@ pub(crate) struct Shared {
     /// How many callers wait in `publish`, and the word to the driver that one more does.
     pub(crate) waiting: AtomicUsize,
     pub(crate) stir: Notify,
+    /// Half of the room for events is taken.
+    pub(crate) crowded: AtomicBool,
 }
 
 /// Counts a caller that waits, until dropped.
@@ -218,6 +220,12 @@ impl LinkHandle {
     /// Whether the connection is up and subscribed.
     pub fn is_connected(&self) -> bool {
         self.shared.connection.load(Ordering::Acquire) != 0
+    }
+
+    /// Whether more events wait for their owner than half the bound allows. From there on the broker keeps what
+    /// comes, so an owner that wants to be asked for less must say so now.
+    pub fn is_crowded(&self) -> bool {
+        self.shared.crowded.load(Ordering::Acquire)
     }
 
     /// The counters.

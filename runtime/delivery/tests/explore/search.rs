@@ -11,18 +11,18 @@ const FAIR_STEPS: usize = 2000;
 
 /// A violation and how it comes about.
 #[derive(Debug)]
-pub struct Counterexample {
+pub(crate) struct Counterexample {
     /// What happened.
-    pub violation: Violation,
+    pub(crate) violation: Violation,
     /// The steps from the beginning to it.
-    pub schedule: Vec<Step>,
+    pub(crate) schedule: Vec<Step>,
     scenario: Scenario,
     seed: Option<u64>,
 }
 
 impl Counterexample {
     /// What a person needs to see it again.
-    pub fn tell(&self) -> String {
+    pub(crate) fn tell(&self) -> String {
         let mut text = format!("{}\n{:?}\n", self.violation, self.scenario);
         if let Some(seed) = self.seed {
             let _ = writeln!(text, "seed {seed} (LOADONCE_SEED={seed} LOADONCE_SCHEDULES=1)");
@@ -34,19 +34,16 @@ impl Counterexample {
     }
 }
 
-/// Names a state; two hashes, so that two states are one by accident less than once in 2^64 explorations.
-fn name(world: &World) -> u128 {
-    let half = |salt: u8| {
-        let mut hasher = DefaultHasher::new();
-        salt.hash(&mut hasher);
-        world.hash(&mut hasher);
-        u128::from(hasher.finish())
-    };
-    half(0) << 64 | half(1)
+/// Names a state. Among a million states two have the same name by accident less than once in ten million
+/// explorations.
+fn name(world: &World) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    world.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// States from which the outbox is known to become empty.
-type Live = HashSet<u128>;
+type Live = HashSet<u64>;
 
 /// Goes on without losses or deaths until everything is at rest.
 fn settle(from: &World, scenario: &Scenario, live: &mut Live) -> Result<(), (Violation, Vec<Step>)> {
@@ -68,7 +65,7 @@ fn settle(from: &World, scenario: &Scenario, live: &mut Live) -> Result<(), (Vio
 
 /// Visits every state that can be reached, and from each lets the channel become fair. Returns their number, and
 /// the length of the longest shortest way.
-pub fn everything(scenario: &Scenario) -> Result<(usize, usize), Box<Counterexample>> {
+pub(crate) fn everything(scenario: &Scenario) -> Result<(usize, usize), Box<Counterexample>> {
     let start = World::new(scenario);
     let mut seen = HashSet::from([name(&start)]);
     let mut live = Live::new();
@@ -101,11 +98,11 @@ pub fn everything(scenario: &Scenario) -> Result<(usize, usize), Box<Counterexam
 }
 
 /// splitmix64 (Steele, Lea and Flood, 2014).
-pub struct Random(pub u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
     /// The next number below `bound`.
-    pub fn below(&mut self, bound: usize) -> usize {
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -115,7 +112,12 @@ impl Random {
 }
 
 /// A random walk of `steps` steps, and then a fair channel. Deaths and cuts are one step in `calm`.
-pub fn walk(scenario: &Scenario, seed: u64, steps: usize, calm: usize) -> Result<(), Box<Counterexample>> {
+pub(crate) fn walk(
+    scenario: &Scenario,
+    seed: u64,
+    steps: usize,
+    calm: usize,
+) -> Result<(), Box<Counterexample>> {
     let (mut random, mut world, mut schedule) = (Random(seed), World::new(scenario), Vec::new());
     let fail = |violation, schedule| {
         Box::new(Counterexample { violation, schedule, scenario: scenario.clone(), seed: Some(seed) })

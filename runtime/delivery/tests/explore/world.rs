@@ -10,15 +10,13 @@ use loadonce_delivery::{Action, Entry, Offered, Piece, Receiver, ReceiverConfig,
 use loadonce_wire::{Chunks, TransferId};
 
 /// The clock of every state; a state's times are kept relative to it.
-const NOW: u64 = 1000;
-/// Pauses in units of the model's clock. What matters is their order.
-const PAUSE: Pause = Pause { floor_ms: 2, first_ms: 2, cap_ms: 4 };
-/// Answers the aggregator may have computed and not sent yet.
-const ANSWERS: usize = 2;
+const NOW: u64 = 1_000_000;
+/// Few different pauses, so that there are few states. What matters is their order.
+const PAUSE: Pause = Pause { floor_ms: 1000, first_ms: 1000, cap_ms: 1000 };
 
 /// What is wrong on purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mutant {
+pub(crate) enum Mutant {
     /// Nothing.
     None,
     /// An acknowledgement leaves before its contribution is written.
@@ -29,23 +27,23 @@ pub enum Mutant {
     DeleteOnSend,
     /// What is not answered is never sent again.
     NoTimers,
-    /// A status claims the first chunk, whatever is there.
+    /// A status claims the first chunk and no other, whatever is there.
     WrongBitmap,
 }
 
 /// What is explored.
 #[derive(Debug, Clone)]
-pub struct Scenario {
+pub(crate) struct Scenario {
     /// Chunks of each entry, in the order of their sequences.
-    pub entries: Vec<usize>,
+    pub(crate) entries: Vec<usize>,
     /// Messages the channel holds in each direction.
-    pub capacity: usize,
+    pub(crate) capacity: usize,
     /// Transfers the receiver has memory for.
-    pub transfers: usize,
+    pub(crate) transfers: usize,
     /// Entries the sender keeps under way.
-    pub window: usize,
+    pub(crate) window: usize,
     /// What is wrong on purpose.
-    pub mutant: Mutant,
+    pub(crate) mutant: Mutant,
 }
 
 impl Scenario {
@@ -56,7 +54,7 @@ impl Scenario {
             again: PAUSE,
             unknown: PAUSE,
             parked: PAUSE,
-            burst_ms: 1,
+            burst_ms: 500,
         });
         sender.pending = pending as u64;
         sender
@@ -68,8 +66,8 @@ impl Scenario {
             bytes: usize::MAX,
             transfers: self.transfers,
             each: self.window,
-            idle_ms: 4,
-            expire_ms: 9,
+            idle_ms: 2000,
+            expire_ms: 3000,
         })
     }
 
@@ -97,7 +95,7 @@ enum Down {
 
 /// One step of one side or of the channel. Numbers are places in the channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
+pub(crate) enum Step {
     /// The gateway commits another entry to its outbox.
     Enqueue,
     /// The gateway's sender is asked what to put on the wire, with the shortest or the longest pause.
@@ -112,8 +110,6 @@ pub enum Step {
     UpTwice(usize),
     /// A message is lost.
     UpLost(usize),
-    /// The aggregator sends what it answered.
-    Answer,
     /// The aggregator writes what it acknowledged; only where that is the fault.
     Write,
     /// As above, in the other direction.
@@ -132,7 +128,7 @@ pub enum Step {
 
 /// What must never happen.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Violation {
+pub(crate) enum Violation {
     /// An entry was deleted and is in no journal.
     Lost(u64),
     /// An entry was applied twice.
@@ -153,7 +149,7 @@ impl fmt::Display for Violation {
 
 /// The whole state.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct World {
+pub(crate) struct World {
     sender: Sender,
     receiver: Receiver<u64>,
     /// Durable: entries that wait.
@@ -164,8 +160,6 @@ pub struct World {
     journal: BTreeMap<u64, u8>,
     /// In memory: acknowledged and not written, where that is the fault.
     unwritten: BTreeSet<u64>,
-    /// In memory: answers on their way to the wire.
-    answers: Vec<Down>,
     up: Vec<Up>,
     down: Vec<Down>,
 }
@@ -181,7 +175,7 @@ fn byte(sequence: u64, index: usize) -> u8 {
 
 impl World {
     /// A gateway and an aggregator that have not met.
-    pub fn new(scenario: &Scenario) -> Self {
+    pub(crate) fn new(scenario: &Scenario) -> Self {
         Self {
             sender: scenario.sender(0),
             receiver: scenario.receiver(),
@@ -189,7 +183,6 @@ impl World {
             enqueued: 0,
             journal: BTreeMap::new(),
             unwritten: BTreeSet::new(),
-            answers: Vec::new(),
             up: Vec::new(),
             down: Vec::new(),
         }
@@ -197,7 +190,7 @@ impl World {
     }
 
     /// Every step that can be taken here.
-    pub fn steps(&self, scenario: &Scenario) -> Vec<Step> {
+    pub(crate) fn steps(&self, scenario: &Scenario) -> Vec<Step> {
         let mut steps = Vec::new();
         let mut may = |step, can: bool| {
             if can {
@@ -210,13 +203,12 @@ impl World {
         may(Step::Poll { longest: true }, room);
         let later = self.sender.wake_ms().is_some_and(|wake| wake > NOW);
         may(Step::Time, later && scenario.mutant != Mutant::NoTimers);
-        let heard = self.answers.len() < ANSWERS;
+        let heard = self.down.len() < scenario.capacity;
         for at in 0..self.up.len() {
             may(Step::Up(at), heard);
             may(Step::UpTwice(at), heard);
             may(Step::UpLost(at), true);
         }
-        may(Step::Answer, !self.answers.is_empty() && self.down.len() < scenario.capacity);
         may(Step::Write, !self.unwritten.is_empty());
         for at in 0..self.down.len() {
             may(Step::Down(at), true);
@@ -231,7 +223,7 @@ impl World {
     }
 
     /// The state after a step.
-    pub fn after(&self, step: Step, scenario: &Scenario) -> Result<Self, Violation> {
+    pub(crate) fn after(&self, step: Step, scenario: &Scenario) -> Result<Self, Violation> {
         let mut world = self.clone();
         let mut now = NOW;
         match step {
@@ -251,10 +243,6 @@ impl World {
             }
             Step::UpTwice(at) => world.hear(world.up[at], scenario)?,
             Step::UpLost(at) => drop(world.up.remove(at)),
-            Step::Answer => {
-                let answer = world.answers.remove(0);
-                world.down.push(answer);
-            }
             Step::Write => {
                 if let Some(sequence) = world.unwritten.pop_first() {
                     world.apply(sequence);
@@ -276,7 +264,6 @@ impl World {
             Step::AggregatorDies => {
                 world.receiver = scenario.receiver();
                 world.unwritten.clear();
-                world.answers.clear();
             }
             Step::Returned => drop(world.sender.returned(NOW, 0, 0)),
             Step::Cut => {
@@ -290,20 +277,17 @@ impl World {
     }
 
     /// Whether nothing is left to deliver.
-    pub fn at_rest(&self) -> bool {
-        self.outbox.is_empty() && self.up.is_empty() && self.down.is_empty() && self.answers.is_empty()
+    pub(crate) fn at_rest(&self) -> bool {
+        self.outbox.is_empty() && self.up.is_empty() && self.down.is_empty()
     }
 
     /// The next step where nothing is lost, nobody dies, and everybody does what there is to do.
-    pub fn fair(&self, scenario: &Scenario) -> Option<Step> {
-        if !self.up.is_empty() && self.answers.len() < ANSWERS {
-            return Some(Step::Up(0));
-        }
+    pub(crate) fn fair(&self, scenario: &Scenario) -> Option<Step> {
         if !self.down.is_empty() {
             return Some(Step::Down(0));
         }
-        if !self.answers.is_empty() {
-            return Some(Step::Answer);
+        if !self.up.is_empty() {
+            return Some(Step::Up(0));
         }
         if !self.unwritten.is_empty() {
             return Some(Step::Write);
@@ -316,7 +300,7 @@ impl World {
     }
 
     /// For a message to a person.
-    pub fn summary(&self) -> String {
+    pub(crate) fn summary(&self) -> String {
         format!("outbox {:?}, journal {:?}, sender {:?}", self.outbox, self.journal, self.sender)
     }
 
@@ -356,18 +340,19 @@ impl World {
         let (Up::Whole(sequence) | Up::Offer(sequence) | Up::Chunk(sequence, _)) = message;
         let known = self.journal.contains_key(&sequence) && scenario.mutant != Mutant::NoDedup;
         match message {
-            Up::Whole(_) | Up::Offer(_) if known => self.answers.push(Down::Ack(sequence)),
+            Up::Whole(_) | Up::Offer(_) if known => self.down.push(Down::Ack(sequence)),
             Up::Whole(_) => self.take(sequence, scenario),
             Up::Offer(_) => {
                 let total = scenario.chunks(sequence);
                 match self.receiver.offer("g", id(sequence), total, sequence, 0, NOW) {
                     Offered::Open(mut held) => {
                         if scenario.mutant == Mutant::WrongBitmap {
+                            held.clear();
                             held.add(0);
                         }
-                        self.answers.push(Down::Status(sequence, held.as_bytes().to_vec()));
+                        self.down.push(Down::Status(sequence, held.as_bytes().to_vec()));
                     }
-                    Offered::Busy(_) => self.answers.push(Down::Busy(sequence)),
+                    Offered::Busy(_) => self.down.push(Down::Busy(sequence)),
                     Offered::Misfit => return Err(Violation::Damaged(sequence)),
                 }
             }
@@ -382,7 +367,7 @@ impl World {
                         }
                         // Asked again, as the aggregator does: it may have come another way meanwhile.
                         if known {
-                            self.answers.push(Down::Ack(sequence));
+                            self.down.push(Down::Ack(sequence));
                         } else {
                             self.take(sequence, scenario);
                         }
@@ -395,14 +380,14 @@ impl World {
         Ok(())
     }
 
-    /// Persist, then acknowledge; a crash may come in between.
+    /// Persist, then acknowledge. A death in between is the same as an acknowledgement that is lost, and a death.
     fn take(&mut self, sequence: u64, scenario: &Scenario) {
         if scenario.mutant == Mutant::AckBeforePersist {
             self.unwritten.insert(sequence);
         } else {
             self.apply(sequence);
         }
-        self.answers.push(Down::Ack(sequence));
+        self.down.push(Down::Ack(sequence));
     }
 
     fn apply(&mut self, sequence: u64) {
@@ -418,7 +403,7 @@ impl World {
                 self.sender.done(*sequence);
                 self.sender.pending = self.outbox.len() as u64;
             }
-            Down::Busy(sequence) => self.sender.busy(*sequence, NOW, 0, 0),
+            Down::Busy(sequence) => self.sender.busy(*sequence, NOW, 0, 1),
             Down::Status(sequence, bitmap) => {
                 if let Ok(held) = Chunks::from_bytes(scenario.chunks(*sequence), bitmap) {
                     self.sender.status(id(*sequence), &held);

@@ -29,6 +29,11 @@ pub fn free_port() -> u16 {
 impl Broker {
     /// Starts one with its configuration and log in `folder`.
     pub fn start(folder: &Path) -> Self {
+        Self::start_with(folder, "")
+    }
+
+    /// Starts one whose configuration has `more` lines.
+    pub fn start_with(folder: &Path, more: &str) -> Self {
         let config = folder.join("mosquitto.conf");
         let log = Log::new(&folder.join("mosquitto.log"));
         for _ in 0..TRIES {
@@ -38,6 +43,7 @@ impl Broker {
                 format!(
                     // Without this the kernel holds small messages back for 40 ms.
                     "listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\nset_tcp_nodelay true\n\
+                     {more}\
                      log_dest stderr\nlog_type error\nlog_type warning\nlog_type notice\nlog_type subscribe\n"
                 ),
             )

@@ -41,11 +41,20 @@ pub fn free_port() -> u16 {
 impl Broker {
     /// Starts one with its configuration and log in `folder`.
     pub fn start(folder: &Path) -> Self {
-        Self::with_memory(folder, Memory::None)
+        Self::with(folder, Memory::None, "")
     }
 
     /// The same, of a broker that remembers as `memory` says.
     pub fn with_memory(folder: &Path, memory: Memory) -> Self {
+        Self::with(folder, memory, "")
+    }
+
+    /// Starts one whose configuration has `more` lines.
+    pub fn start_with(folder: &Path, more: &str) -> Self {
+        Self::with(folder, Memory::None, more)
+    }
+
+    fn with(folder: &Path, memory: Memory, more: &str) -> Self {
         let persistence = match memory {
             Memory::None => "persistence false".to_owned(),
             Memory::Saved => {
@@ -64,6 +73,7 @@ impl Broker {
                 format!(
                     // Without this the kernel holds small messages back for 40 ms.
                     "listener {port} 127.0.0.1\nallow_anonymous true\n{persistence}\nset_tcp_nodelay true\n\
+                      {more}\
                      log_dest stderr\nlog_type error\nlog_type warning\nlog_type notice\nlog_type subscribe\n"
                 ),
             )

@@ -27,6 +27,8 @@ pub struct Module {
     pub rank: usize,
 }
 
+/// What a broker needs for a large fleet: without it Mosquitto drops what a subscriber does not take at once.
+const BROKER: &str = "max_queued_messages 0\n";
 /// Gateways that come back in one second after a failure.
 const RETURNS_PER_S: f64 = 1000.0;
 /// Exits of the backbone.
@@ -71,7 +73,7 @@ impl FleetSite {
     /// Starts broker and aggregator in `folder` for this many gateways, and waits for neither.
     pub fn start(folder: &Path, gateways: usize, module: Module, steps: u64) -> Self {
         fs::create_dir_all(folder).expect("the folder can be made");
-        let broker = Broker::start(folder);
+        let broker = Broker::start_with(folder, BROKER);
         let Module { classes, features, rank } = module;
         let classes: Vec<String> = (0..classes).map(|class| format!("\"{class}\"")).collect();
         let task = format!(

@@ -7,6 +7,7 @@
 //! of numbers.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use loadonce_control::Pointer;
 use loadonce_module::{Sums, SumsError};
@@ -251,13 +252,11 @@ impl Journal {
         if cfg!(feature = "fault-no-dedup") {
             return Ok(Seen::New);
         }
-        match &self.batch {
-            Some(batch) => seen(&batch.tx.open_table(SEEN)?, &batch.tx.open_table(EPOCHS)?, id),
-            None => {
-                let tx = self.database.begin_read()?;
-                seen(&tx.open_table(SEEN)?, &tx.open_table(EPOCHS)?, id)
-            }
+        if let Some(batch) = &self.batch {
+            return seen(&batch.tx.open_table(SEEN)?, &batch.tx.open_table(EPOCHS)?, id);
         }
+        let tx = self.database.begin_read()?;
+        seen(&tx.open_table(SEEN)?, &tx.open_table(EPOCHS)?, id)
     }
 
     /// Writes an accepted contribution with the batch and returns the samples in the totals if it is a sum; the
@@ -266,25 +265,27 @@ impl Journal {
         let Batch { tx, totals } = self.batch()?;
         let mut samples = None;
         if let Some(sum) = &intake.sum {
-            if !totals.contains_key(&intake.lineage) {
-                let table = tx.open_table(TOTALS)?;
-                let stored = table.get(intake.lineage)?.map(|bytes| Sums::from_bytes(bytes.value()));
-                if let Some(stored) = stored.transpose().map_err(|e| corrupt("totals")(&e))? {
-                    totals.insert(intake.lineage, stored);
-                }
-            }
-            match totals.get_mut(&intake.lineage) {
-                // A sum that does not fit leaves the totals as they were.
-                Some(totals) => {
-                    if let Err(error) = totals.merge(sum) {
-                        return Ok(Err(error));
+            let totals = match totals.entry(intake.lineage) {
+                Entry::Occupied(totals) => totals.into_mut(),
+                Entry::Vacant(place) => {
+                    let table = tx.open_table(TOTALS)?;
+                    let stored = table.get(intake.lineage)?.map(|bytes| Sums::from_bytes(bytes.value()));
+                    let stored = stored.transpose().map_err(|e| corrupt("totals")(&e))?;
+                    match stored {
+                        Some(stored) => place.insert(stored),
+                        None => {
+                            samples = Some(sum.samples());
+                            place.insert(Sums::clone(sum))
+                        }
                     }
-                    samples = Some(totals.samples());
                 }
-                None => {
-                    samples = Some(sum.samples());
-                    totals.insert(intake.lineage, sum.clone());
+            };
+            // A sum that does not fit leaves them as they were; the very first one is all there is.
+            if samples.is_none() {
+                if let Err(error) = totals.merge(sum) {
+                    return Ok(Err(error));
                 }
+                samples = Some(totals.samples());
             }
         }
         mark_seen(tx, &intake.id)?;

@@ -37,9 +37,10 @@ const QUEUE_BYTES: usize = 8 * 1024 * 1024;
 /// Messages that are made durable together, and their bytes.
 const MAX_BATCH: usize = 256;
 const BATCH_BYTES: usize = 8 * 1024 * 1024;
-/// Bytes of messages that wait in the link. Above half of it the link stops reading, but not while acknowledgements
-/// wait for the broker's confirmation, which comes behind the messages: a broker has some dozens of them under way.
-const EVENT_BYTES: usize = 16 * 1024 * 1024;
+/// Bytes of messages that wait in the link. Above half of it the link stops reading and offers are turned away; but it
+/// reads on while answers wait for the broker's confirmation, which comes behind the messages. So there is room for
+/// all the chunks that the receiver may have asked for, and none of them is dropped.
+const EVENT_BYTES: usize = 48 * 1024 * 1024;
 
 /// Why the aggregator stopped.
 #[derive(Debug, Error)]

@@ -122,8 +122,18 @@ impl StepTotals {
 }
 
 /// round(value · 2³²), ties to even; the product is exact.
+///
+/// Up to 2⁵¹ the sum with 1.5 · 2⁵² lies where an f64 has no fraction, so the addition itself rounds, ties to even, and
+/// the integer stands in its low bits (Hacker's Delight, 2nd edition, section 17.3). Machines without an instruction
+/// for rounding, such as the x86-64 that is built for, otherwise call a function for each value.
 fn fixed(value: f32) -> i64 {
-    (f64::from(value) * 4_294_967_296.0).round_ties_even() as i64
+    const SHIFT: f64 = 6_755_399_441_055_744.0;
+    let scaled = f64::from(value) * 4_294_967_296.0;
+    if scaled.abs() <= 2_251_799_813_685_248.0 {
+        ((scaled + SHIFT).to_bits() as i64).wrapping_sub(SHIFT.to_bits() as i64)
+    } else {
+        scaled.round_ties_even() as i64
+    }
 }
 
 #[cfg(test)]
@@ -161,6 +171,17 @@ mod tests {
                 whole.mean().map(Iterator::collect::<Vec<_>>),
                 merged.mean().map(Iterator::collect::<Vec<_>>)
             );
+        }
+
+        #[test]
+        fn rounding_is_that_of_the_standard(bits in any::<u32>(), halves in -(1i64 << 23)..1 << 23) {
+            // Any number, and those halfway between two integers.
+            for value in [f32::from_bits(bits), halves as f32 * 2f32.powi(-33), halves as f32 * 2f32.powi(-3)] {
+                if value.abs() < MAX_MAGNITUDE {
+                    let expected = (f64::from(value) * 4_294_967_296.0).round_ties_even() as i64;
+                    prop_assert_eq!(fixed(value), expected, "{}", value);
+                }
+            }
         }
 
         #[test]

@@ -161,18 +161,28 @@ fn contribute(fleet: &mut Fleet, common: &Common, pool: &Pool) {
 fn send(fleet: &mut Fleet, options: &Options, round: &mut Round, window: usize) -> Result<(), SimError> {
     let (begun, sent, before) = (Instant::now(), fleet.counts.sent_bytes, repeats(fleet));
     fleet.send(window);
-    let mut told = 0;
+    let mut progress = Progress::default();
     fleet.run("an answer to every contribution", Duration::from_secs(options.patience), |fleet| {
-        let answered = options.gateways - fleet.unanswered;
-        if answered * 10 / options.gateways > told {
-            told = answered * 10 / options.gateways;
-            eprintln!("sim: {answered} of {} answered", options.gateways);
-        }
+        progress.tell(fleet, options.gateways);
         fleet.unanswered == 0 && fleet.idle()
     })?;
     round.took(begun.elapsed(), fleet.counts.sent_bytes - sent);
     note_repeats(fleet, round, before);
     Ok(())
+}
+
+/// Tells of every tenth part that is answered.
+#[derive(Default)]
+struct Progress(usize);
+
+impl Progress {
+    fn tell(&mut self, fleet: &Fleet, gateways: usize) {
+        let answered = gateways - fleet.unanswered;
+        if answered * 10 / gateways > self.0 {
+            self.0 = answered * 10 / gateways;
+            eprintln!("sim: {answered} of {gateways} answered");
+        }
+    }
 }
 
 /// How often work was sent or offered again, and how often the aggregator asked to wait.
@@ -198,13 +208,15 @@ fn weather(fleet: &mut Fleet, options: &Options, round: &mut Round) -> Result<St
     let lost = fleet.lost_at.expect("it was waited for");
     let unanswered = fleet.unanswered;
     fleet.release();
-    let mut all_up = None;
+    eprintln!("sim: the broker is gone, {unanswered} contributions are unanswered");
+    let (mut all_up, mut progress) = (None, Progress::default());
     fleet.run("every answer after the broker's failure", patience, |fleet| {
         if fleet.connected() == options.gateways
             && fleet.counts.reconnects - reconnects >= options.gateways as u64
         {
             all_up.get_or_insert_with(|| lost.elapsed().as_secs_f64());
         }
+        progress.tell(fleet, options.gateways);
         fleet.unanswered == 0 && fleet.idle()
     })?;
     round.took(begun.elapsed(), fleet.counts.sent_bytes - sent);

@@ -80,6 +80,10 @@ pub fn travel(task: &Task, labels: usize, quality: Option<Quality>) -> Trip {
     let samples = data::digits();
     for (i, sample) in samples.train.iter().take(labels).enumerate() {
         client.publish(&topic_of(&format!("gw/{GATEWAY}/in/digits/s{i}")), sample.payload.clone());
+    }
+    // Questions are not to wait behind the samples.
+    agent.wait("all samples are stored", |figures| figures["tasks"]["digits"]["samples"] == labels);
+    for (i, sample) in samples.train.iter().take(labels).enumerate() {
         client.publish(&topic_of(&format!("gw/{GATEWAY}/label/digits/s{i}")), sample.label.as_str());
     }
     let start = Instant::now();

@@ -93,7 +93,7 @@ impl Plant {
         for answer in answers {
             let answer: Value = serde_json::from_slice(&answer.payload).expect("answers are JSON");
             assert!(answer["error"].is_null(), "{answer}");
-            assert_eq!(answer["version"].is_u64(), answer["label"].is_string(), "{answer}");
+            assert_eq!(answer["version"] != 0, answer["label"].is_string(), "{answer}");
             assert!(self.given <= 2 * SAMPLES || answer["label"].is_string(), "no module answers: {answer}");
         }
         assert!(out.iter().all(|message| message.side == Side::Data), "it speaks into a dead line");

@@ -12,7 +12,7 @@ const LABELS: usize = 200;
 
 fn main() {
     let seed = std::env::var("SEED").ok().filter(|text| !text.is_empty());
-    let seed = seed.map_or(1, |text| text.parse().expect("SEED must be a number"));
+    let seed = seed.map_or(BAD.seed, |text| text.parse().expect("SEED must be a number"));
     let head = r#"name = "digits"
 kind = "classify"
 backbone = "sense-tiny"

@@ -2,7 +2,7 @@
 //!
 //! `SEED` (a number, 1 by default) draws who is killed when; `SCHEDULE` names a file with one `ms process` a line
 //! instead. The schedule of every run is written to `target/bench/soak-schedule.txt` and can be given back.
-//! `KILLS` (200) is the number of kills over the four episodes, `STEPS` the gradient rounds of each. `AGGREGATOR`
+//! `KILLS` (200) is the number of kills over the four episodes, `STEPS` (50) the gradient rounds of each. `AGGREGATOR`
 //! names another program to test, such as one with a fault on purpose. Figures go to `target/bench/soak.json`; the
 //! program ends with 1 if anything was lost, counted twice or wrong.
 
@@ -27,7 +27,7 @@ fn text(variable: &str) -> Option<String> {
 }
 
 fn main() -> ExitCode {
-    let (seed, kills, steps) = (number("SEED", 1), number("KILLS", 200) as usize, number("STEPS", 16));
+    let (seed, kills, steps) = (number("SEED", 1), number("KILLS", 200) as usize, number("STEPS", 50));
     let brought = text("SCHEDULE").map(|path| {
         std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("the schedule {path}: {error}"))
     });

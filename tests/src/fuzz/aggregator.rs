@@ -5,7 +5,8 @@
 //! message must be answered or dropped without an error.
 
 use std::collections::BTreeMap;
-use std::sync::OnceLock;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use loadonce_aggregator::{Admission, Aggregator, DEFAULT_HISTORY_BYTES, Settings, Task};
 use loadonce_control::TaskManifest;
@@ -13,7 +14,7 @@ use loadonce_delivery::frames;
 use loadonce_delta::{Codec, encode_step, encode_sums};
 use loadonce_module::Sums;
 use loadonce_store::Database;
-use loadonce_store::crash::PowerCutDisk;
+use loadonce_store::redb::StorageBackend;
 use loadonce_trust::{Identity, hash};
 use loadonce_wire::manifest::{self, MAX_MANIFEST};
 use loadonce_wire::{BlockRequest, ContributionKind, Frame, Kind, Manifest, Name, Topic};
@@ -36,11 +37,58 @@ const TASK: &str = r#"
     rounds = { quorum = 2, minimum = 1, deadline_s = 5, steps = 3, max_norm = 10.0, max_weight = 50 }
 "#;
 
+/// A disk in memory that never fails; clones are the same disk.
+#[derive(Debug, Clone, Default)]
+struct Disk(Arc<Mutex<Vec<u8>>>);
+
+impl Disk {
+    fn bytes(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Another disk with the same content.
+    fn copy(&self) -> Self {
+        Self(Arc::new(Mutex::new(self.bytes().clone())))
+    }
+}
+
+impl StorageBackend for Disk {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.bytes().len() as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let bytes = self.bytes();
+        let found = bytes.get(offset as usize..offset as usize + out.len());
+        out.copy_from_slice(found.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.bytes().resize(len as usize, 0);
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let mut bytes = self.bytes();
+        let end = offset as usize + data.len();
+        if bytes.len() < end {
+            bytes.resize(end, 0);
+        }
+        bytes[offset as usize..end].copy_from_slice(data);
+        Ok(())
+    }
+}
+
 /// What every input starts from.
 struct Plant {
     task: Task,
     /// A disk with an empty journal.
-    disk: PowerCutDisk,
+    disk: Disk,
     sum: (Vec<u8>, usize),
     step: (Vec<u8>, usize),
 }
@@ -60,18 +108,13 @@ fn plant() -> &'static Plant {
         let sum = encode_sums(&sums.to_bytes()).expect("small sums");
         let step: Vec<f32> = (0..task.shape.parameters()).map(|i| (i % 11) as f32 / 64.0 - 0.05).collect();
         let step = encode_step(Codec::StepF16, &step).expect("finite values").encoded;
-        let disk = PowerCutDisk::with_database().expect("a disk in memory");
+        let disk = Disk::default();
         drop(open(&disk, &task, 0));
-        Plant {
-            task,
-            disk: disk.power_cycle(1),
-            sum: (sum.blob, sum.raw_bytes),
-            step: (step.blob, step.raw_bytes),
-        }
+        Plant { task, disk, sum: (sum.blob, sum.raw_bytes), step: (step.blob, step.raw_bytes) }
     })
 }
 
-fn open(disk: &PowerCutDisk, task: &Task, now_ms: u64) -> Aggregator {
+fn open(disk: &Disk, task: &Task, now_ms: u64) -> Aggregator {
     let settings = Settings {
         site: SITE.to_owned(),
         admission: Admission::FirstUse,
@@ -79,7 +122,7 @@ fn open(disk: &PowerCutDisk, task: &Task, now_ms: u64) -> Aggregator {
         tasks: vec![task.clone()],
         history_bytes: DEFAULT_HISTORY_BYTES,
     };
-    let database = Database::open_with(disk.clone(), CACHE).expect("a disk with power opens");
+    let database = Database::open_with(disk.clone(), CACHE).expect("the disk opens");
     Aggregator::open(settings, Identity::from_seed(&[99; 32]), database, now_ms)
         .expect("what an aggregator wrote, it reads")
 }
@@ -112,7 +155,7 @@ impl<'a> Source<'a> {
 
 pub(super) fn run(data: &[u8]) {
     let plant = plant();
-    let disk = plant.disk.power_cycle(1);
+    let disk = plant.disk.copy();
     let mut core = open(&disk, &plant.task, 0);
     let mut now_ms = 0;
     let mut source = Source(data);
@@ -141,7 +184,7 @@ pub(super) fn run(data: &[u8]) {
             }
             5 => {
                 now_ms += 100 * u64::from(source.byte());
-                core.on_tick(now_ms).expect("a disk with power");
+                core.on_tick(now_ms).expect("the disk works");
             }
             6 => {
                 let request = block_request(&core, &mut source);
@@ -157,7 +200,7 @@ pub(super) fn run(data: &[u8]) {
     }
     let before = remembered(&core);
     for entry in &before.0 {
-        let file = core.module(&entry.module).expect("a disk with power");
+        let file = core.module(&entry.module).expect("the disk works");
         assert!(file.is_none_or(|file| hash(&file) == entry.module), "a version's file is another");
     }
     drop(core);

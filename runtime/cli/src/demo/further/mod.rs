@@ -10,7 +10,7 @@ use super::plant::Answered;
 use crate::data::{DataSet, Future};
 use crate::evaluate::{Bench, Features};
 use loadonce_backbone::Backbone;
-use loadonce_control::{ForecastSpec, TaskKind, TaskManifest};
+use loadonce_control::{ForecastSpec, ModuleKind, TaskKind, TaskManifest};
 use loadonce_module::metrics::roc_auc;
 use loadonce_module::{ANOMALOUS, Decider, NORMAL, Random, Recipe, Served};
 use serde_json::json;
@@ -73,7 +73,7 @@ fn manifest(
     let rounds = (manifest.rounds.quorum, manifest.rounds.minimum, manifest.sync.min_labels);
     if manifest.name != name
         || rounds != (gateways, gateways, labels)
-        || manifest.module.recipe() != Recipe::Moments
+        || manifest.module.kind != ModuleKind::Moments
     {
         let what = format!(
             "must be named `{name}`, be solved by moments and have lines `quorum = …`, `minimum = …`, `min_labels = …`"

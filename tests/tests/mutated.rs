@@ -131,11 +131,13 @@ impl Sender<'_> {
 
     /// Waits until both have worked off everything: each gets a last message whose effect can be seen.
     fn worked_off(&self, aggregator: &mut Program, agent: &mut Program, mark: u64) {
-        let report = format!("{{\"mark\":{mark}}}");
+        let report = format!("{{\"uptime_s\":{mark}}}");
         self.client.publish(&topic_of(&format!("gw/{GATEWAY}/report")), report);
         aggregator.wait("the last report came", |figures| {
             let gateways = figures["gateways"].as_array().map(Vec::as_slice).unwrap_or_default();
-            gateways.iter().any(|gateway| gateway["name"] == GATEWAY && gateway["report"]["mark"] == mark)
+            gateways
+                .iter()
+                .any(|gateway| gateway["name"] == GATEWAY && gateway["vitals"]["uptime_s"] == mark as f64)
         });
         let heard = self.client.mark();
         self.client

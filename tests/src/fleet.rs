@@ -141,7 +141,7 @@ impl FleetSite {
         }
         while process.ended().is_none() {
             std::thread::sleep(std::time::Duration::from_millis(50));
-            if let Some(status) = self.aggregator.ended() {
+            if let (false, Some(status)) = (simulation.null, self.aggregator.ended()) {
                 panic!("the aggregator ended with {status}");
             }
         }

@@ -189,8 +189,8 @@ impl Agent {
                     continue;
                 };
                 tracing::info!(
-                    target: "boundary", process = "agent", boundary = "module.patched",
-                    task = %name, version = fetch.stable.version, bytes = fetch.file.total()
+                    target: "boundary", process = "agent", boundary = "module.fetched",
+                    task = %name, version = fetch.stable.version, patch = fetch.file.total()
                 );
                 if self.derive(&name, file, fetch.stable.version, hash)? {
                     return Ok(true);

@@ -12,9 +12,11 @@ use crate::coder::Writer;
 use crate::symbols::{self, LARGEST};
 
 /// Where the dead zone ends, in units of Δ.
-const EDGE: f32 = 0.66;
-/// Values of an octave that the search for Δ tells apart: 3 bits of the significand.
-const PER_OCTAVE: u32 = 8;
+const EDGE: f32 = 0.6;
+/// Bits of the significand that the search for Δ tells apart: 32 sizes an octave, a step of 2 %.
+const FINE: u32 = 5;
+/// Share of the allowed bytes that the search aims at.
+const AIM: f32 = 0.985;
 /// Least share of the allowed bytes that is worth no further try.
 const ENOUGH: f64 = 0.95;
 /// Tries until any result within the bytes is taken, and until even that is given up.
@@ -84,7 +86,7 @@ pub(crate) fn fit(values: &[f32], row: usize, header: usize, most: usize) -> Opt
             too_small = too_small.max(delta);
         }
         // Bytes fall a little faster than 1 / Δ² at low rates: a third of the excess is a cautious step.
-        let ratio = (length as f32 / (room as f32 * 0.985)).clamp(0.25, 4.0);
+        let ratio = (length as f32 / (room as f32 * AIM)).clamp(0.25, 4.0);
         let mut next = delta * (1.0 + (ratio - 1.0) * if ratio > 1.0 { 0.45 } else { 0.6 });
         if !good && attempt + 1 >= TRIES {
             next = next.max(delta * 1.25);
@@ -133,16 +135,16 @@ const LARGEST_SIZE: i32 = LARGEST as i32;
 
 /// Δ at which the numbers' own entropy, without what their order tells, is about `room` bytes.
 fn first_guess(values: &[f32], room: usize, least: f32) -> f32 {
-    // Sizes by exponent and the first three bits of the significand.
-    let mut counts = vec![0u32; 256 * PER_OCTAVE as usize];
+    // Sizes by exponent and the first bits of the significand.
+    let mut counts = vec![0u32; 256 << FINE];
     for value in values {
-        counts[(value.to_bits() << 1 >> 21) as usize] += 1;
+        counts[(value.to_bits() << 1 >> (24 - FINE)) as usize] += 1;
     }
     counts[0] = 0;
-    let edge = |bucket: usize| f32::from_bits((bucket as u32) << 20);
-    let bits = room as f64 * 8.0;
+    let edge = |bucket: usize| f32::from_bits((bucket as u32) << (23 - FINE));
+    let bits = room as f64 * 8.0 * f64::from(AIM);
     // A smaller threshold costs more bits; the first that costs enough, from above.
-    let (mut low, mut high) = ((least.to_bits() >> 20) as usize, counts.len() - 1);
+    let (mut low, mut high) = ((least.to_bits() >> (23 - FINE)) as usize, counts.len() - 1);
     while low < high {
         let middle = usize::midpoint(low, high);
         if estimate(&counts, values.len(), middle, edge(middle)) > bits {
@@ -162,7 +164,7 @@ fn estimate(counts: &[u32], n: usize, first: usize, threshold: f32) -> f64 {
     for (bucket, &count) in counts.iter().enumerate().skip(first).filter(|(_, count)| **count > 0) {
         present += count;
         let size =
-            f64::from(f32::from_bits(((bucket as u32) << 20) | 1 << 19)) / delta + 1.0 - f64::from(EDGE);
+            f64::from(f32::from_bits(((bucket as u32) << (23 - FINE)) | 1 << (22 - FINE))) / delta + 1.0 - f64::from(EDGE);
         let size = size.clamp(1.0, 1e9) as u32;
         classes[size.ilog2() as usize] += count;
         // A sign, and below the leading bit of a size all bits alike.

@@ -9,7 +9,7 @@
 //! All runs therefore start from copies of the same prepared state folders, and must end with the same lineage
 //! and the same totals, bit for bit, however many processes died on the way.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -26,7 +26,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::client::Client;
+use crate::client::{Client, Message};
 use crate::data;
 use crate::process::Observer;
 use crate::programs::root;
@@ -44,6 +44,9 @@ const LIMIT: Duration = Duration::from_mins(2);
 const STILL: Duration = Duration::from_secs(5);
 /// Between two looks at the processes.
 const LOOK: Duration = Duration::from_millis(5);
+/// A message of a gateway comes a second time this much later: when all of its contribution was delivered, however
+/// many messages that has, so that all of it comes again.
+const TWICE_AFTER: Duration = Duration::from_millis(300);
 /// Between two attempts to deliver labels that are not on a gateway's disk.
 const LABELS_AGAIN: Duration = Duration::from_millis(700);
 
@@ -286,6 +289,14 @@ impl Watch {
     }
 }
 
+/// What the gateways said, to be said once more.
+#[derive(Default)]
+struct Replayed {
+    mark: usize,
+    seen: BTreeSet<[u8; 32]>,
+    later: VecDeque<(Instant, Message)>,
+}
+
 struct Run<'a> {
     site: Site,
     watch: Shared,
@@ -293,7 +304,7 @@ struct Run<'a> {
     agents: Vec<Program>,
     client: Client,
     labels: &'a BTreeMap<&'static str, Vec<(String, String)>>,
-    replayed: (usize, BTreeSet<[u8; 32]>),
+    replayed: Replayed,
     labelled: Option<Instant>,
     disturbed: Instant,
 }
@@ -347,7 +358,7 @@ pub fn run(
         agents: agents.into(),
         client,
         labels: &prepared.labels,
-        replayed: (0, BTreeSet::new()),
+        replayed: Replayed::default(),
         labelled: None,
         disturbed: Instant::now(),
     };
@@ -456,12 +467,17 @@ impl Run<'_> {
     }
 
     fn replay(&mut self) {
-        let (mark, seen) = &mut self.replayed;
+        let Replayed { mark, seen, later } = &mut self.replayed;
         for message in self.client.since(*mark) {
             *mark += 1;
             if seen.insert(hash(&message.payload)) {
-                self.client.publish(&message.topic, message.payload);
+                later.push_back((Instant::now() + TWICE_AFTER, message));
             }
+        }
+        while later.front().is_some_and(|(at, _)| *at <= Instant::now())
+            && let Some((_, message)) = later.pop_front()
+        {
+            self.client.publish(&message.topic, message.payload);
         }
     }
 

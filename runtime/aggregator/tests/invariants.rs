@@ -675,6 +675,35 @@ fn invariant_03_who_finds_no_room_is_asked_to_wait_and_keeps_everything() {
     core.set_crowded(true);
     assert_eq!(send(&mut core, &gateways[0], &large), refused(Reason::Busy));
     // What needs no memory is as welcome as ever.
-    let sum = gateways[0].sum(&task);
-    assert!(sum.frames().len() == 1 && send(&mut core, &gateways[0], &sum) == ACCEPTED);
+    let small =
+        gateways[0].step_of(&task, base, Codec::StepF16, &vec![1.0 / 1024.0; task.shape.parameters()]);
+    assert!(small.frames().len() == 1 && send(&mut core, &gateways[0], &small) == ACCEPTED);
+}
+
+#[test]
+fn a_large_sum_is_resumed_although_its_losses_are_no_numbers() {
+    let toml = DIGITS
+        .replace("rank = 2, features = 4", "rank = 64, features = 256")
+        .replace("modality = \"picture\"", "modality = \"window\", channels = 2");
+    let task = task(&toml);
+    let mut core = open(settings(&[&toml]));
+    let mut gateway = Gateway::new(1);
+    let sum = gateway.sum(&task);
+    assert!(sum.manifest.heldout_before.is_nan(), "as an agent makes it");
+    let frames = sum.frames();
+    let (offer, chunks) = frames.split_first().unwrap();
+    assert!(chunks.len() > 1, "it has several chunks");
+    let up = gateway.topic();
+    let held = |core: &mut Aggregator| {
+        let out = core.on_message(&up, offer, 0).unwrap();
+        read_status(&Frame::decode(&out[0].payload).unwrap())
+            .expect("an offer that was made before is answered")
+    };
+    assert!(held(&mut core).is_empty());
+    assert!(core.on_message(&up, &chunks[0], 0).unwrap().is_empty());
+    assert!(held(&mut core).has(0));
+    let answers: Vec<_> =
+        chunks[1..].iter().flat_map(|chunk| core.on_message(&up, chunk, 0).unwrap()).collect();
+    assert_eq!(answers.len(), 1);
+    assert_eq!(read_ack(&answers[0], &sum).status, Status::Accepted);
 }

@@ -64,7 +64,7 @@ pub enum Offered {
     Open(Chunks),
     /// There is no room: to be answered with a wait of as many seconds.
     Busy(u16),
-    /// Another manifest opened it, or the blob is larger than the protocol allows.
+    /// The blob is larger than the protocol allows.
     Misfit,
 }
 
@@ -112,7 +112,8 @@ impl<T> Receiver<T> {
         }
     }
 
-    /// Opens a transfer of `total` bytes, unless it is open already. `beside` is what `about` takes in bytes.
+    /// Opens a transfer of `total` bytes, unless it is open already: by an offer with an equal `about`, so that must be
+    /// equal to itself (a number that is none is not). `beside` is what `about` takes in bytes.
     pub fn offer(
         &mut self,
         sender: &str,
@@ -123,16 +124,17 @@ impl<T> Receiver<T> {
         now_ms: u64,
     ) -> Offered
     where
-        T: PartialEq,
+        T: Eq,
     {
         if let Some(at) = self.find(sender, id) {
             let open = &mut self.open[at];
-            open.touched_ms = now_ms;
-            return if open.about == about && open.blob.len() == total {
-                Offered::Open(open.held)
-            } else {
-                Offered::Misfit
-            };
+            if open.about == about && open.blob.len() == total {
+                open.touched_ms = now_ms;
+                return Offered::Open(open.held);
+            }
+            // The owner has verified what it offers now. Kept, the old one would stand in its way for good.
+            self.bytes -= self.open.remove(at).cost;
+            self.dropped += 1;
         }
         let Some(held) = Chunks::none(chunks::count(total, self.config.chunk)).filter(|_| total <= MAX_BLOB)
         else {

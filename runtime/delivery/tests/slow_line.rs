@@ -71,7 +71,7 @@ fn deliver(cut_ms: u64, restart_ms: u64) -> (u64, usize) {
     let mut receiver = Receiver::<()>::default();
     let (mut up, mut down) = (Line::default(), Line::default());
     for now in (TICK_MS..LIMIT_MS).step_by(TICK_MS as usize) {
-        if now % cut_ms == 0 {
+        if now.is_multiple_of(cut_ms) {
             up.cut();
             down.cut();
             sender.connected(now, 0, 0);

@@ -151,8 +151,9 @@ impl Gateway {
             base_hash: [0; 32],
             weight: 4,
             heldout_samples: 2,
-            heldout_before: 1.0,
-            heldout_after: 0.5,
+            // As agents do: a sum has no losses.
+            heldout_before: if kind == ContributionKind::Sum { f32::NAN } else { 1.0 },
+            heldout_after: if kind == ContributionKind::Sum { f32::NAN } else { 0.5 },
             raw_bytes: raw as u32,
             blob_bytes: blob.len() as u32,
             blob_hash: hash(blob),

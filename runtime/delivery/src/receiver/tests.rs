@@ -35,8 +35,6 @@ fn chunks_come_twice_in_any_order_and_the_bitmap_says_what_is_missing() {
 fn what_does_not_fit_is_refused() {
     let mut receiver = Receiver::new(CONFIG);
     assert!(open(&mut receiver, "a", 1, 12, 0));
-    assert_eq!(receiver.offer("a", [1; 8], 12, 2, 0, 0), Offered::Misfit, "another manifest");
-    assert_eq!(receiver.offer("a", [1; 8], 13, 1, 0, 0), Offered::Misfit, "another size");
     assert_eq!(offer(&mut receiver, "a", 2, MAX_BLOB + 1, 0), Offered::Misfit);
     for (total, index, length) in [(13, 0, 5), (12, 0, 4), (12, 2, 5), (12, 3, 2), (12, usize::MAX, 5)] {
         assert_eq!(receiver.chunk("a", [1; 8], total, index, &vec![0; length], 0), Piece::Misfit);
@@ -44,6 +42,19 @@ fn what_does_not_fit_is_refused() {
     assert_eq!(receiver.chunk("b", [1; 8], 12, 0, &[0; 5], 0), Piece::Orphan, "of another sender");
     assert!(open(&mut receiver, "a", 3, 0, 0));
     assert!(matches!(receiver.chunk("a", [3; 8], 0, 0, &[], 0), Piece::Complete(_)), "an empty blob");
+}
+
+#[test]
+fn another_manifest_under_the_same_name_begins_anew_and_stands_in_nobodys_way() {
+    let mut receiver = Receiver::new(CONFIG);
+    assert!(open(&mut receiver, "a", 1, 12, 0));
+    for (total, about) in [(12, 2), (13, 2)] {
+        assert_eq!(receiver.chunk("a", [1; 8], 12, 0, &[0; 5], 0), Piece::Kept);
+        let Offered::Open(held) = receiver.offer("a", [1; 8], total, about, 0, 0) else { panic!("it fits") };
+        assert!(held.is_empty());
+    }
+    assert_eq!(receiver.chunk("a", [1; 8], 12, 0, &[0; 5], 0), Piece::Misfit, "of the one before");
+    assert_eq!((receiver.held().0, receiver.dropped()), (1, 2));
 }
 
 #[test]

@@ -6,9 +6,6 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::world::{Scenario, Step, Violation, World};
 
-/// Steps after which a run over a fair channel must be at rest.
-const FAIR_STEPS: usize = 2000;
-
 /// A violation and how it comes about.
 #[derive(Debug)]
 pub(crate) struct Counterexample {
@@ -45,22 +42,23 @@ fn name(world: &World) -> u64 {
 /// States from which the outbox is known to become empty.
 type Live = HashSet<u64>;
 
-/// Goes on without losses or deaths until everything is at rest.
+/// Goes on without losses or deaths until everything is at rest. The way is determined, so a state that comes twice
+/// comes for ever.
 fn settle(from: &World, scenario: &Scenario, live: &mut Live) -> Result<(), (Violation, Vec<Step>)> {
-    let (mut world, mut passed, mut steps) = (from.clone(), Vec::new(), Vec::new());
-    for _ in 0..FAIR_STEPS {
+    let (mut world, mut passed, mut steps) = (from.clone(), HashSet::new(), Vec::new());
+    loop {
         let state = name(&world);
         if live.contains(&state) || world.at_rest() {
             live.extend(passed);
             live.insert(state);
             return Ok(());
         }
-        passed.push(state);
-        let Some(step) = world.fair(scenario) else { break };
+        let Some(step) = world.fair(scenario).filter(|_| passed.insert(state)) else {
+            return Err((Violation::Stuck(world.summary()), steps));
+        };
         steps.push(step);
         world = world.after(step, scenario).map_err(|violation| (violation, steps.clone()))?;
     }
-    Err((Violation::Stuck(world.summary()), steps))
 }
 
 /// Visits every state that can be reached, and from each lets the channel become fair. Returns their number, and

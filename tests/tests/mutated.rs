@@ -159,6 +159,10 @@ fn invariant_10_ten_thousand_mutated_frames_change_nothing() {
     agent.log().wait(0, &["data plane connected"]);
     teach(&client, 0, &data::digits().train[..LABELS]);
     agent.wait_at_rest("digits", 3);
+    // Its figures are written every other second.
+    aggregator.wait("it tells the newest version", |f| {
+        f["tasks"][0]["version"] == 3 && f["link"]["connected"] == true
+    });
     let captured: Vec<_> =
         client.since(0).into_iter().map(|message| (message.topic, message.payload)).collect();
     let (up, down) = (topic_of("gw/g1/up"), topic_of("gw/g1/down"));

@@ -71,7 +71,7 @@ explore:
 	LOADONCE_SEED=$(SEED) LOADONCE_SCHEDULES=$(SCHEDULES) cargo test --release --locked -p loadonce-delivery \
 		--test explore -- --nocapture
 
-# SEED, SIZES and CODEC choose the run; `ulimit -n` bounds the gateways.
+# SEED, SIZES and CODECS choose the run; `ulimit -n` bounds the gateways.
 bench-fleet:
 	@tests/prepare build
 	@tests/prepare test

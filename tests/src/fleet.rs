@@ -70,8 +70,9 @@ pub struct Simulation {
 }
 
 impl FleetSite {
-    /// Starts broker and aggregator in `folder` for this many gateways, and waits for neither.
-    pub fn start(folder: &Path, gateways: usize, module: Module, steps: u64) -> Self {
+    /// Starts broker and aggregator in `folder` for this many gateways, whose steps are encoded by `codec` as a manifest
+    /// names it, and waits for neither.
+    pub fn start(folder: &Path, gateways: usize, module: Module, steps: u64, codec: &str) -> Self {
         fs::create_dir_all(folder).expect("the folder can be made");
         let broker = Broker::start_with(folder, BROKER);
         let Module { classes, features, rank } = module;
@@ -81,7 +82,7 @@ impl FleetSite {
              input = {{ modality = \"picture\" }}\n\
              module = {{ kind = \"ladder\", rank = {rank}, features = {features} }}\n\
              [rounds]\nquorum = {gateways}\nminimum = {gateways}\ndeadline_s = 0\nsteps = {steps}\n\
-             [sync]\nspread_s = {}\n",
+             [sync]\nspread_s = {}\ncodec = \"{codec}\"\n",
             classes.join(", "),
             gateways as f64 / RETURNS_PER_S
         );

@@ -6,9 +6,9 @@ use tempfile::TempDir;
 #[test]
 fn fifty_gateways_arrive_exactly_and_the_broker_dies_once() {
     let folder = TempDir::new().unwrap();
-    let mut site = FleetSite::start(folder.path(), 50, Module::SMALL, 2);
+    let mut site = FleetSite::start(folder.path(), 50, Module::SMALL, 2, "auto");
     let simulation =
-        Simulation { rounds: 1, storm: true, seed: 7, codec: "f16".into(), distinct: 12, null: false };
+        Simulation { rounds: 1, storm: true, seed: 7, codec: "auto".into(), distinct: 12, null: false };
     let (status, report, log) = site.simulate(&simulation);
     assert!(status.success(), "{}", log.text());
     let rounds = report["rounds"].as_array().unwrap();

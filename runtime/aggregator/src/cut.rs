@@ -1,10 +1,10 @@
 //! Versions: close a round, cut a version, publish the pointer. In this order.
 
-use loadonce_delta::{Budget, Codec, decode_step, encode_patch};
+use loadonce_delta::{Codec, decode_step};
 use loadonce_module::{Dtype, FileError, ModuleFile, Role, Sums};
 use loadonce_rounds::{
-    ContributionId, Decision, LineageEntry, Made, Open, StepTotals, VersionError, contributions_hash,
-    from_steps, from_sums,
+    ContributionId, Decision, LineageEntry, Made, Open, PatchPolicy, StepTotals, VersionError,
+    contributions_hash, from_steps, from_sums, patch_to,
 };
 use loadonce_trust::{encode_hex, hash};
 use loadonce_wire::Manifest;
@@ -218,17 +218,11 @@ fn from_round(journal: &Journal, line: &Line) -> Result<Result<Draft, CutError>,
 /// The version as its patch makes it, with the patch, where the task wants one and it is worth it; otherwise the
 /// version as it was computed.
 fn patched(line: &Line, newest: &Newest, base: &[f32], params: Vec<f32>) -> (Vec<f32>, Option<Vec<u8>>) {
-    let sync = &line.task.manifest.sync;
-    if !sync.codec.is_lossy() || sync.patch_bits <= 0.0 {
-        return (params, None);
-    }
-    let [a, b, c, d, ..] = newest.entry.module;
-    let seed = u32::from_le_bytes([a, b, c, d]);
-    let budget = Budget { bits: sync.patch_bits, seed, row: line.task.shape.features };
-    match encode_patch(base, &params, &budget) {
-        // A small module is its header above all: then the file itself is hardly longer.
-        Ok(patch) if patch.bytes.len() < newest.bytes as usize / 2 => (patch.params, Some(patch.bytes)),
-        Ok(_) => (params, None),
+    let Some(bits) = line.task.manifest.sync.patched() else { return (params, None) };
+    let policy = PatchPolicy { bits, row: line.task.shape.features, whole: newest.bytes as usize };
+    match patch_to(&params, base, &newest.entry.module, &policy) {
+        Ok(Some(patch)) => (patch.params, Some(patch.bytes)),
+        Ok(None) => (params, None),
         Err(error) => {
             tracing::error!(task = line.name(), %error, "no patch can be made; the version is served whole");
             (params, None)

@@ -252,6 +252,13 @@ impl StepCodec {
     }
 }
 
+impl SyncPolicy {
+    /// Most bits per parameter of the patches that lead to new versions; `None` where versions are served whole only.
+    pub fn patched(&self) -> Option<f32> {
+        (self.codec.is_lossy() && self.patch_bits > 0.0).then_some(self.patch_bits)
+    }
+}
+
 impl Default for SyncPolicy {
     fn default() -> Self {
         Self {

@@ -23,4 +23,4 @@ pub use lineage::{ENTRY_BYTES, LineageEntry, LineageError, Made, contributions_h
 pub use round::{Age, Decision, Mode, Open, Round, Rules, opening};
 pub use staleness::{STALENESS_BITS, staleness_weight};
 pub use totals::{MAX_MAGNITUDE, StepTotals, TotalsError};
-pub use version::{VersionError, from_steps, from_sums, publishable};
+pub use version::{PatchPolicy, VersionError, from_steps, from_sums, patch_to, publishable};

@@ -1,7 +1,9 @@
 //! Parameters of the next version.
 
 use half::f16;
+use loadonce_delta::{Budget, DeltaError, Patch, encode_patch};
 use loadonce_module::{Shape, SolveError, SolveOptions, Sums, closed_form};
+use loadonce_wire::Bytes32;
 use thiserror::Error;
 
 use crate::StepTotals;
@@ -43,6 +45,35 @@ pub fn from_steps(base: &[f32], totals: &StepTotals) -> Result<Vec<f32>, Version
     }
     let mean = totals.mean().ok_or(VersionError::NoWeight)?;
     publishable(base.iter().zip(mean).map(|(&base, mean)| f64::from(base) + mean))
+}
+
+/// What a patch to a new version is held to.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PatchPolicy {
+    /// Most bits per parameter.
+    pub bits: f32,
+    /// Features of the module, which form the rows of its largest matrix.
+    pub row: usize,
+    /// Size of the previous version's module file in bytes.
+    pub whole: usize,
+}
+
+/// The patch that leads from `base`, whose module file has the hash `base_hash`, as near to `params` as it can; the
+/// version then *is* what the patch makes. `None` where the module is so small that its file is hardly longer: then the
+/// version is `params`.
+///
+/// # Errors
+/// What keeps the patch from being made.
+pub fn patch_to(
+    params: &[f32],
+    base: &[f32],
+    base_hash: &Bytes32,
+    policy: &PatchPolicy,
+) -> Result<Option<Patch>, DeltaError> {
+    let [a, b, c, d, ..] = *base_hash;
+    let budget = Budget { bits: policy.bits, seed: u32::from_le_bytes([a, b, c, d]), row: policy.row };
+    // A small module is its header above all.
+    Ok(Some(encode_patch(base, params, &budget)?).filter(|patch| patch.bytes.len() < policy.whole / 2))
 }
 
 /// Rounds parameters to what the module file stores (binary16, ties to even, by way of binary32, saturating at

@@ -6,7 +6,8 @@
 //! what the aggregator's intake is a ratio of. At the largest size one more round, in which the broker is killed while
 //! every gateway holds work. Prints a table and writes the same as JSON; ends with 1 when a bar is missed.
 //!
-//! Environment: `SEED` (1), `SIZES` ("1000,3000,10000"), `CODEC` ("f16"), `OUT` (target/bench/fleet.json).
+//! Environment: `SEED` (1), `SIZES` ("1000,3000,10000"), `CODECS` ("f16,auto": the first at every size, the others at the
+//! largest), `OUT` (target/bench/fleet.json).
 
 use std::env;
 use std::fs;
@@ -32,11 +33,16 @@ fn main() -> ExitCode {
         .split(',')
         .map(|size| size.parse().expect("SIZES are numbers with commas between them"))
         .collect();
-    let codec = setting("CODEC", "f16");
+    let codecs = setting("CODECS", "f16,auto");
     let out = PathBuf::from(setting("OUT", "target/bench/fleet.json"));
     let largest = sizes.iter().copied().max().expect("SIZES names at least one");
-    let runs: Vec<Value> = sizes.iter().map(|&size| measure(size, size == largest, seed, &codec)).collect();
-    let report = summary(seed, &codec, runs);
+    let (first, others) = codecs.split_once(',').unwrap_or((&codecs, ""));
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let mut runs: Vec<Value> =
+        sizes.iter().map(|&size| measure(size, size == largest, seed, first)).collect();
+    let others = others.split(',').filter(|codec| !codec.is_empty());
+    runs.extend(others.map(|codec| measure(largest, true, seed, codec)));
+    let report = summary(seed, first, &load, runs);
     print!("{}", table(&report));
     if let Some(folder) = out.parent() {
         fs::create_dir_all(folder).expect("the folder of the figures can be made");
@@ -50,10 +56,10 @@ fn main() -> ExitCode {
 /// One size.
 fn measure(gateways: usize, storm: bool, seed: u64, codec: &str) -> Value {
     let folder = TempDir::new_in(scratch()).expect("a folder for the run");
-    let mut site = FleetSite::start(folder.path(), gateways, Module::USUAL, 2);
+    let mut site = FleetSite::start(folder.path(), gateways, Module::USUAL, 2, codec);
     let simulation =
         Simulation { rounds: 1, storm, seed, codec: codec.to_owned(), distinct: DISTINCT, null: false };
-    eprintln!("== {gateways} gateways, with the aggregator");
+    eprintln!("== {gateways} gateways, steps as {codec}, with the aggregator");
     let (status, fleet, log) = site.simulate(&simulation);
     assert!(!fleet.is_null(), "the simulation ended with {status}:\n{}", log.tail());
     let peak = status_bytes(&site.aggregator, "VmHWM");
@@ -69,6 +75,7 @@ fn measure(gateways: usize, storm: bool, seed: u64, codec: &str) -> Value {
     let rounds = fleet["rounds"].as_array().cloned().unwrap_or_default();
     json!({
         "gateways": gateways,
+        "codec": codec,
         "connections": fleet["connections"],
         "parameters": fleet["parameters"],
         "exact": status.success() && rounds.iter().all(|round| round["exact"] == true),
@@ -86,12 +93,13 @@ fn measure(gateways: usize, storm: bool, seed: u64, codec: &str) -> Value {
     })
 }
 
-fn summary(seed: u64, codec: &str, runs: Vec<Value>) -> Value {
-    let of = |key: &'static str| runs.iter().map(move |run| number(&run[key]));
-    let (exact, rss) =
-        (runs.iter().all(|run| run["exact"] == true), of("aggregator_peak_rss").fold(0.0, f64::max));
+/// The first codec's largest run is what the bars are about; all must be exact and within memory.
+fn summary(seed: u64, codec: &str, load: &str, runs: Vec<Value>) -> Value {
+    let exact = runs.iter().all(|run| run["exact"] == true);
+    let rss = runs.iter().map(|run| number(&run["aggregator_peak_rss"])).fold(0.0, f64::max);
+    let of_first = || runs.iter().filter(|run| run["codec"] == codec);
     let (small, large) =
-        (runs.first().cloned().unwrap_or_default(), runs.last().cloned().unwrap_or_default());
+        (of_first().next().cloned().unwrap_or_default(), of_first().last().cloned().unwrap_or_default());
     let more = number(&large["gateways"]) - number(&small["gateways"]);
     let each =
         (number(&large["aggregator_peak_rss"]) - number(&small["aggregator_peak_rss"])) / more.max(1.0);
@@ -101,6 +109,7 @@ fn summary(seed: u64, codec: &str, runs: Vec<Value>) -> Value {
     json!({
         "seed": seed,
         "codec": codec,
+        "load_average_before": load.trim(),
         "processors": std::thread::available_parallelism().map_or(0, usize::from),
         "gateways": large["gateways"],
         "connections": large["connections"],
@@ -126,13 +135,14 @@ fn summary(seed: u64, codec: &str, runs: Vec<Value>) -> Value {
 
 fn table(report: &Value) -> String {
     let mut out = String::from(
-        "gateways  exact  aggregator MB  broker MB  per s   MB/s  broker alone MB/s  ratio  cut s  fetch s\n",
+        "gateways  codec    exact  aggregator MB  broker MB  per s   MB/s  broker alone MB/s  ratio  cut s  fetch s\n",
     );
     for run in report["runs"].as_array().into_iter().flatten() {
         let step = &run["sim"]["rounds"][1];
         out += &format!(
-            "{:>8}  {:>5}  {:>13.1}  {:>9.1}  {:>5.0}  {:>5.1}  {:>17.1}  {:>5.2}  {:>5.2}  {:>7.2}\n",
+            "{:>8}  {:<7}  {:>5}  {:>13.1}  {:>9.1}  {:>5.0}  {:>5.1}  {:>17.1}  {:>5.2}  {:>5.2}  {:>7.2}\n",
             number(&run["gateways"]),
+            run["codec"].as_str().unwrap_or_default(),
             if run["exact"] == true { "yes" } else { "NO" },
             number(&run["aggregator_peak_rss"]) / 1e6,
             number(&run["broker_peak_rss"]) / 1e6,
@@ -144,13 +154,19 @@ fn table(report: &Value) -> String {
             number(&step["fetch_seconds"]),
         );
     }
-    let storm = &report["storm"];
-    out += &format!(
-        "the broker died with {} contributions unanswered: all connected after {:.1} s, all answered after {:.1} s\n",
-        storm["unanswered_when_lost"],
-        number(&storm["connected_seconds"]),
-        number(&storm["recovered_seconds"]),
-    );
+    for run in report["runs"].as_array().into_iter().flatten() {
+        let Some(storm) = run["sim"]["rounds"].as_array().and_then(|r| r.last()?.get("storm")) else {
+            continue;
+        };
+        out += &format!(
+            "{} as {}: the broker died with {} unanswered; all connected after {:.1} s, all answered after {:.1} s\n",
+            run["gateways"],
+            run["codec"].as_str().unwrap_or_default(),
+            storm["unanswered_when_lost"],
+            number(&storm["connected_seconds"]),
+            number(&storm["recovered_seconds"]),
+        );
+    }
     for (bar, held) in report["bars"].as_object().into_iter().flatten() {
         out += &format!("{bar}: {}\n", if *held == true { "held" } else { "MISSED" });
     }

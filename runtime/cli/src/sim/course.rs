@@ -1,6 +1,6 @@
 //! What a run does: connect, then round for round prepare, send, wait for the version, fetch it and compare.
 
-use loadonce_control::{Pointer, Stable, Wants};
+use loadonce_control::{Pointer, Stable, SyncPolicy, Wants};
 use loadonce_trust::{decode_hex, encode_hex};
 use loadonce_wire::Name;
 use std::time::{Duration, Instant};
@@ -15,12 +15,13 @@ use super::{Options, SimError, address};
 pub(crate) fn null(options: &Options) -> Result<Report, SimError> {
     let zeros = Common { task: name(&options.task)?, backbone: [0; 32], shape: [0; 32], base: (0, [0; 32]) };
     let mut fleet = connected(options, zeros.clone(), true)?;
-    let pool = Pool::steps(options.seed, options.distinct, options.codec.codec(), options.parameters)
-        .map_err(wrong)?;
+    let encoding = (options.codec, SyncPolicy::default().bits);
+    let pool =
+        Pool::steps(options.seed, options.distinct, encoding, (options.parameters, 0)).map_err(wrong)?;
     contribute(&mut fleet, &zeros, &pool);
     let mut round = Round::new("null", options.gateways);
     send(&mut fleet, options, &mut round, options.in_flight)?;
-    let mut report = Report::new(options, options.parameters);
+    let mut report = Report::new(options, options.parameters, options.codec);
     report.rounds.push(round);
     fleet.close();
     Ok(report)
@@ -41,7 +42,7 @@ pub(crate) fn rounds(options: &Options) -> Result<Report, SimError> {
     let mut common =
         Common { task: fleet.common.task.clone(), backbone, shape: hex(&pointer.shape)?, base: (0, [0; 32]) };
     fleet.common = common.clone();
-    let mut report = Report::new(options, parameters);
+    let mut report = Report::new(options, parameters, truth.manifest.sync.codec);
     let total = options.rounds + 1 + u64::from(options.storm);
     for number in 1..=total {
         let pointer = fleet.pointer().cloned().expect("the first one was waited for");
@@ -54,12 +55,10 @@ pub(crate) fn rounds(options: &Options) -> Result<Report, SimError> {
             ),
             (Wants::Step, Some(Stable { version, hash, .. })) => {
                 common.base = (*version, hex(hash)?);
-                let codec = options.codec.codec();
-                (
-                    "step",
-                    Pool::steps(seed, options.distinct.min(options.gateways), codec, parameters)
-                        .map_err(wrong)?,
-                )
+                let sync = &truth.manifest.sync;
+                let (distinct, shape) = (options.distinct.min(options.gateways), &truth.shape);
+                let sizes = (parameters, shape.features);
+                ("step", Pool::steps(seed, distinct, (sync.codec, sync.bits), sizes).map_err(wrong)?)
             }
             (wants, stable) => {
                 let version = stable.as_ref().map_or(0, |stable| stable.version);
@@ -241,7 +240,13 @@ fn fetch(
     };
     let (begun, bytes, mismatches) = (Instant::now(), fleet.counts.fetched_bytes, fleet.counts.mismatches);
     let fetched = fleet.counts.fetched;
-    fleet.fetch((hex(&stable.hash)?, stable.bytes), Some(expected.file.clone()));
+    // Every gateway has the version before, so a patch is what it fetches where there is one.
+    let named = match &stable.patch {
+        Some(patch) => (hex(&patch.hash)?, patch.bytes),
+        None => (hex(&stable.hash)?, stable.bytes),
+    };
+    round.patched = stable.patch.is_some();
+    fleet.fetch(named, expected.patch.clone().or_else(|| Some(expected.file.clone())));
     fleet.run("the module file at every gateway", Duration::from_secs(options.patience), Fleet::idle)?;
     round.fetch_seconds = begun.elapsed().as_secs_f64();
     round.fetched_bytes = fleet.counts.fetched_bytes - bytes;
@@ -250,6 +255,7 @@ fn fetch(
     round.exact = round.mismatches == 0
         && round.fetched == options.gateways as u64
         && hex(&stable.hash)? == expected.hash
+        && stable.patch.is_some() == expected.patch.is_some()
         && round.refused == 0;
     Ok(())
 }

@@ -20,8 +20,8 @@ mod null;
 mod payload;
 mod report;
 
-use clap::{Args, ValueEnum};
-use loadonce_delta::Codec;
+use clap::Args;
+use loadonce_control::StepCodec;
 use loadonce_link::Broker;
 use miette::Diagnostic;
 use std::io;
@@ -72,8 +72,8 @@ pub struct Options {
     /// Number of the run: another one is another store on the same gateways
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub run: u64,
-    /// How steps are encoded
-    #[arg(long, value_enum, default_value_t = StepCodec::F16)]
+    /// How steps are encoded with --null; else the task says it
+    #[arg(long, value_parser = codec, default_value = "auto")]
     pub codec: StepCodec,
     /// Distinct contributions the gateways draw from
     #[arg(long, value_name = "N", default_value_t = 128)]
@@ -95,22 +95,9 @@ pub struct Options {
     pub out: Option<PathBuf>,
 }
 
-/// Codecs of steps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum StepCodec {
-    /// 32-bit floats.
-    F32,
-    /// 16-bit floats.
-    F16,
-}
-
-impl StepCodec {
-    fn codec(self) -> Codec {
-        match self {
-            Self::F32 => Codec::StepF32,
-            Self::F16 => Codec::StepF16,
-        }
-    }
+/// A codec as the task manifest names it.
+fn codec(text: &str) -> Result<StepCodec, String> {
+    serde_json::from_value(text.into()).map_err(|_| "it is auto, rotated, sparse, f16 or f32".to_owned())
 }
 
 /// Why a simulation ended early.

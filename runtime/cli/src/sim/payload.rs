@@ -3,10 +3,13 @@
 //! A fleet draws its contributions from a pool of distinct ones, because encoding ten thousand steps would take longer
 //! than the run; each still travels under its own key, sequence, weight and signature.
 
-use loadonce_control::TaskManifest;
-use loadonce_delta::{Codec, DeltaError, decode_step, decode_sums, encode_step, encode_sums};
+use loadonce_control::{StepCodec, TaskManifest};
+use loadonce_delta::{
+    Budget, Codec, DeltaError, Encoded, decode_step, decode_sums, encode_auto, encode_lossy, encode_step,
+    encode_sums,
+};
 use loadonce_module::{Dtype, FileError, ModuleFile, Random, Role, Shape, Sums, SumsError};
-use loadonce_rounds::{StepTotals, TotalsError, VersionError, from_steps, from_sums};
+use loadonce_rounds::{PatchPolicy, StepTotals, TotalsError, VersionError, from_steps, from_sums, patch_to};
 use loadonce_trust::hash;
 use loadonce_wire::ContributionKind;
 use std::rc::Rc;
@@ -49,7 +52,7 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    fn new(kind: ContributionKind, seed: u64, encoded: Vec<(Codec, loadonce_delta::Encoded)>) -> Self {
+    fn new(kind: ContributionKind, seed: u64, encoded: Vec<(Codec, Encoded)>) -> Self {
         let payloads = encoded.into_iter().map(|(codec, encoded)| {
             let hash = hash(&encoded.blob);
             let raw_bytes = encoded.raw_bytes as u32;
@@ -58,18 +61,19 @@ impl Pool {
         Self { payloads: payloads.collect(), seed }
     }
 
-    /// `distinct` steps of a module with `parameters` parameters.
+    /// `distinct` steps of a module with `parameters` parameters, in rows of `row` where that is known.
     pub(crate) fn steps(
         seed: u64,
         distinct: usize,
-        codec: Codec,
-        parameters: usize,
+        (codec, bits): (StepCodec, f32),
+        (parameters, row): (usize, usize),
     ) -> Result<Self, PayloadError> {
         let mut random = Random::new(seed);
         let mut encoded = Vec::with_capacity(distinct);
         for _ in 0..distinct {
-            let step: Vec<f32> = (0..parameters).map(|_| SPREAD * random.normal()).collect();
-            encoded.push((codec, encode_step(codec, &step)?.encoded));
+            let mut step: Vec<f32> = (0..parameters).map(|_| SPREAD * random.normal()).collect();
+            let budget = Budget { bits, seed: random.next_u64() as u32, row };
+            encoded.push(encode(codec, &mut step, &budget)?);
         }
         Ok(Self::new(ContributionKind::Step, seed, encoded))
     }
@@ -109,9 +113,23 @@ impl Pool {
     }
 }
 
+/// Encodes a step as an agent does, without what it keeps for the next one.
+fn encode(codec: StepCodec, step: &mut [f32], budget: &Budget) -> Result<(Codec, Encoded), DeltaError> {
+    let codec = match codec {
+        StepCodec::Auto => return encode_auto(step, budget),
+        StepCodec::Rotated => Codec::StepRotated,
+        StepCodec::Sparse => Codec::StepSparse,
+        StepCodec::F16 => return Ok((Codec::StepF16, encode_step(Codec::StepF16, step)?.encoded)),
+        StepCodec::F32 => return Ok((Codec::StepF32, encode_step(Codec::StepF32, step)?.encoded)),
+    };
+    Ok((codec, encode_lossy(codec, step, budget)?))
+}
+
 /// A version as it must be.
 #[derive(Debug, Clone)]
 pub(crate) struct Expected {
+    /// What makes it out of the one before, where the task wants patches.
+    pub(crate) patch: Option<Vec<u8>>,
     pub(crate) file: Vec<u8>,
     pub(crate) hash: [u8; 32],
     params: Vec<f32>,
@@ -135,11 +153,14 @@ impl Truth {
 
     /// The next version if each of `gateways` contributes once from `pool`.
     pub(crate) fn next(&mut self, pool: &Pool, gateways: usize) -> Result<&Expected, PayloadError> {
-        let params = match (&self.newest, pool.payloads.first().map(|payload| payload.kind)) {
+        let (params, patch) = match (&self.newest, pool.payloads.first().map(|payload| payload.kind)) {
             (Some(newest), Some(ContributionKind::Step)) => {
-                from_steps(&newest.params, &self.steps(pool, gateways)?)?
+                self.patched(newest, from_steps(&newest.params, &self.steps(pool, gateways)?)?)?
             }
-            _ => from_sums(&self.shape, &self.sums(pool, gateways)?, &self.manifest.solve_options())?,
+            _ => {
+                let sums = self.sums(pool, gateways)?;
+                (from_sums(&self.shape, &sums, &self.manifest.solve_options())?, None)
+            }
         };
         self.version += 1;
         let base = self.newest.as_ref().map(|newest| loadonce_trust::encode_hex(&newest.hash));
@@ -155,7 +176,20 @@ impl Truth {
             params: params.clone(),
         }
         .encode(Dtype::F16)?;
-        Ok(self.newest.insert(Expected { hash: hash(&file), file, params }))
+        Ok(self.newest.insert(Expected { patch, hash: hash(&file), file, params }))
+    }
+
+    fn patched(
+        &self,
+        newest: &Expected,
+        params: Vec<f32>,
+    ) -> Result<(Vec<f32>, Option<Vec<u8>>), PayloadError> {
+        let Some(bits) = self.manifest.sync.patched() else { return Ok((params, None)) };
+        let policy = PatchPolicy { bits, row: self.shape.features, whole: newest.file.len() };
+        Ok(match patch_to(&params, &newest.params, &newest.hash, &policy)? {
+            Some(patch) => (patch.params, Some(patch.bytes)),
+            None => (params, None),
+        })
     }
 
     fn steps(&self, pool: &Pool, gateways: usize) -> Result<StepTotals, PayloadError> {

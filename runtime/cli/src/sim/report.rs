@@ -1,5 +1,6 @@
 //! The figures of a simulation.
 
+use loadonce_control::StepCodec;
 use serde::Serialize;
 use std::fmt::Write;
 use std::time::Duration;
@@ -60,11 +61,13 @@ pub struct Round {
     pub cut_seconds: f64,
     /// From the first request to the last module file.
     pub fetch_seconds: f64,
-    /// Module files fetched.
+    /// Whether gateways fetched the patch to the version, and not its whole file.
+    pub patched: bool,
+    /// Patches or module files fetched.
     pub fetched: u64,
     /// Their bytes.
     pub fetched_bytes: u64,
-    /// Files that differ from the right one.
+    /// Those that differ from the right one.
     pub mismatches: u64,
     /// Whether every gateway holds exactly the version that what was sent must give.
     pub exact: bool,
@@ -101,6 +104,7 @@ impl Round {
             refused: 0,
             cut_seconds: 0.0,
             fetch_seconds: 0.0,
+            patched: false,
             fetched: 0,
             fetched_bytes: 0,
             mismatches: 0,
@@ -118,12 +122,12 @@ impl Round {
 }
 
 impl Report {
-    pub(crate) fn new(options: &Options, parameters: usize) -> Self {
+    pub(crate) fn new(options: &Options, parameters: usize, codec: StepCodec) -> Self {
         Self {
             gateways: options.gateways,
             connections: options.gateways,
             parameters,
-            codec: format!("{:?}", options.codec).to_lowercase(),
+            codec: format!("{codec:?}").to_lowercase(),
             distinct: options.distinct.min(options.gateways),
             in_flight: options.in_flight,
             seed: options.seed,

@@ -16,7 +16,7 @@ const EDGE: f32 = 0.6;
 /// Bits of the significand that the search for Δ tells apart: 32 sizes an octave, a step of 2 %.
 const FINE: u32 = 5;
 /// Share of the allowed bytes that the search aims at.
-const AIM: f32 = 0.985;
+const AIM: f64 = 0.985;
 /// Least share of the allowed bytes that is worth no further try.
 const ENOUGH: f64 = 0.95;
 /// Tries until any result within the bytes is taken, and until even that is given up.
@@ -58,48 +58,63 @@ pub(crate) struct Fitted {
     pub(crate) bytes: Vec<u8>,
 }
 
+impl Fitted {
+    /// Sum of the squares of what is told; as every level is the mean of what became it, the sum of the values' squares
+    /// less this is the squared error.
+    pub(crate) fn energy(&self) -> f64 {
+        self.symbols.iter().map(|&symbol| f64::from(self.levels.value(symbol)).powi(2)).sum()
+    }
+}
+
 /// Fits finite `values` to at most `most` bytes, of which the first `header` are left blank. `None` where not even a
 /// handful of numbers fits.
 pub(crate) fn fit(values: &[f32], row: usize, header: usize, most: usize) -> Option<Fitted> {
-    let mut symbols = vec![0; values.len()];
     let room = most.saturating_sub(header).max(1);
-    // With a smaller Δ the largest value would be cut.
-    let least = values.iter().fold(0f32, |most, value| most.max(value.abs())) / f32::from(LARGEST - 1);
-    let mut delta = first_guess(values, room, least);
-    // The least Δ known to fit, and the largest known not to.
-    let (mut fits, mut too_small): (Option<f32>, f32) = (None, 0.0);
-    for attempt in 0..MOST_TRIES {
+    let sizes = Sizes::of(values);
+    let mut aim = room as f64 * 8.0 * AIM;
+    let mut delta = sizes.delta(aim);
+    let mut best: Option<Fitted> = None;
+    let mut symbols = vec![0; values.len()];
+    for attempt in 1..=MOST_TRIES {
         let levels = quantize(values, delta, &mut symbols);
         let mut writer = Writer::new(vec![0; header]);
         symbols::code(&mut writer, &mut symbols, row);
-        let length = writer.len() - header;
+        let length = (writer.len() - header).max(1);
         let bytes = writer.finish(header);
         let good = bytes.len() <= most;
-        if good {
-            fits = Some(fits.map_or(delta, |least: f32| least.min(delta)));
-            let empty = symbols.iter().all(|&symbol| symbol == 0);
-            let enough = length as f64 >= ENOUGH * room as f64 || delta <= least;
-            if empty || enough || attempt + 1 >= TRIES {
-                return Some(Fitted { levels, symbols, bytes });
-            }
-        } else {
-            too_small = too_small.max(delta);
+        if good && best.as_ref().is_none_or(|best| bytes.len() > best.bytes.len()) {
+            let next = vec![0; if attempt < TRIES { values.len() } else { 0 }];
+            best = Some(Fitted { levels, symbols: std::mem::replace(&mut symbols, next), bytes });
         }
-        // Bytes fall a little faster than 1 / Δ² at low rates: a third of the excess is a cautious step.
-        let ratio = (length as f32 / (room as f32 * AIM)).clamp(0.25, 4.0);
-        let mut next = delta * (1.0 + (ratio - 1.0) * if ratio > 1.0 { 0.45 } else { 0.6 });
-        if !good && attempt + 1 >= TRIES {
-            next = next.max(delta * 1.25);
+        let enough = good && length as f64 >= ENOUGH * room as f64;
+        if best.is_some() && (enough || attempt >= TRIES) {
+            break;
         }
-        if let Some(fits) = fits.filter(|&fits| next >= fits || next <= too_small) {
-            next = if too_small > 0.0 { 0.5 * (fits + too_small) } else { fits * 0.9 };
+        // What the order of the numbers tells shortens or lengthens all estimates alike, nearly.
+        aim *= (room as f64 * AIM / length as f64).clamp(0.1, 4.0);
+        if attempt > TRIES {
+            aim *= 0.8;
         }
-        if !next.is_finite() {
-            return None;
+        let mut next = sizes.delta(aim);
+        if next == delta && good {
+            break;
         }
-        delta = next.max(least);
+        // Many values of one size: none or all of them.
+        while !good && next <= delta && aim > 1e-3 {
+            aim *= 0.8;
+            next = sizes.delta(aim);
+        }
+        delta = next;
     }
-    None
+    best
+}
+
+/// A lower bound of the squared error of a dead zone on `values` whose numbers take at most `room` bytes, if what their
+/// order tells saves no more than a fifth.
+pub(crate) fn least_error(values: &[f32], room: usize) -> f64 {
+    let sizes = Sizes::of(values);
+    let zone = f64::from(sizes.delta(room as f64 * 8.0 * 1.25) * EDGE);
+    values.iter().map(|&v| f64::from(v)).filter(|v| v.abs() < zone).map(|v| v * v).sum()
 }
 
 /// Fills `symbols` and returns what they stand for.
@@ -133,47 +148,62 @@ fn quantize(values: &[f32], delta: f32, symbols: &mut [i16]) -> Levels {
 
 const LARGEST_SIZE: i32 = LARGEST as i32;
 
-/// Δ at which the numbers' own entropy, without what their order tells, is about `room` bytes.
-fn first_guess(values: &[f32], room: usize, least: f32) -> f32 {
-    // Sizes by exponent and the first bits of the significand.
-    let mut counts = vec![0u32; 256 << FINE];
-    for value in values {
-        counts[(value.to_bits() << 1 >> (24 - FINE)) as usize] += 1;
-    }
-    counts[0] = 0;
-    let edge = |bucket: usize| f32::from_bits((bucket as u32) << (23 - FINE));
-    let bits = room as f64 * 8.0 * f64::from(AIM);
-    // A smaller threshold costs more bits; the first that costs enough, from above.
-    let (mut low, mut high) = ((least.to_bits() >> (23 - FINE)) as usize, counts.len() - 1);
-    while low < high {
-        let middle = usize::midpoint(low, high);
-        if estimate(&counts, values.len(), middle, edge(middle)) > bits {
-            low = middle + 1
-        } else {
-            high = middle
-        }
-    }
-    (edge(low) / EDGE).max(least).clamp(f32::MIN_POSITIVE, f32::MAX)
+/// How many values there are of every size.
+struct Sizes {
+    n: usize,
+    /// By exponent and the first [`FINE`] bits of the significand.
+    counts: Vec<u32>,
+    /// The least Δ that does not cut the largest value.
+    least: f32,
 }
 
-/// Bits of numbers whose zeros are what lies below bucket `first`, which begins at `threshold`.
-fn estimate(counts: &[u32], n: usize, first: usize, threshold: f32) -> f64 {
-    let delta = f64::from(threshold) / f64::from(EDGE);
-    let (mut present, mut bits) = (0u32, 0.0);
-    let mut classes = [0u32; 32];
-    for (bucket, &count) in counts.iter().enumerate().skip(first).filter(|(_, count)| **count > 0) {
-        present += count;
-        let size =
-            f64::from(f32::from_bits(((bucket as u32) << (23 - FINE)) | 1 << (22 - FINE))) / delta + 1.0 - f64::from(EDGE);
-        let size = size.clamp(1.0, 1e9) as u32;
-        classes[size.ilog2() as usize] += count;
-        // A sign, and below the leading bit of a size all bits alike.
-        bits += f64::from(count) * (1.0 + f64::from(size.ilog2()));
+impl Sizes {
+    fn of(values: &[f32]) -> Self {
+        let mut counts = vec![0u32; 256 << FINE];
+        let mut most = 0f32;
+        for value in values {
+            counts[(value.to_bits() << 1 >> (24 - FINE)) as usize] += 1;
+            most = most.max(value.abs());
+        }
+        counts[0] = 0;
+        Self { n: values.len(), counts, least: most / f32::from(LARGEST - 1) }
     }
-    let share = |part: u32, of: u32| if part == 0 { 0.0 } else { f64::from(part) * (log2(of) - log2(part)) };
-    let zeros = (n as u32).saturating_sub(present);
-    bits += share(zeros, n as u32) + share(present, n as u32);
-    bits + classes.iter().map(|&count| share(count, present)).sum::<f64>()
+
+    /// Δ at which the numbers' own entropy, without what their order tells, is about `bits`.
+    fn delta(&self, bits: f64) -> f32 {
+        // A smaller threshold costs more; from infinity on nothing is left.
+        let (mut low, mut high) = ((self.least.to_bits() >> (23 - FINE)) as usize, 255 << FINE);
+        while low < high {
+            let middle = usize::midpoint(low, high);
+            if self.bits(middle) > bits { low = middle + 1 } else { high = middle }
+        }
+        (edge(low) / EDGE).max(self.least).clamp(f32::MIN_POSITIVE, f32::MAX)
+    }
+
+    /// Bits of numbers whose zeros are what lies below bucket `first`.
+    fn bits(&self, first: usize) -> f64 {
+        let delta = f64::from(edge(first)) / f64::from(EDGE);
+        let (mut present, mut bits) = (0u32, 0.0);
+        let mut classes = [0u32; 32];
+        for (bucket, &count) in self.counts.iter().enumerate().skip(first).filter(|(_, count)| **count > 0) {
+            present += count;
+            let middle = f64::from(edge(bucket)) + 0.5 * f64::from(edge(bucket + 1) - edge(bucket));
+            let size = (middle / delta + 1.0 - f64::from(EDGE)).clamp(1.0, 1e9) as u32;
+            classes[size.ilog2() as usize] += count;
+            // A sign, and below the leading bit of a size all bits alike.
+            bits += f64::from(count) * (1.0 + f64::from(size.ilog2()));
+        }
+        let share =
+            |part: u32, of: u32| if part == 0 { 0.0 } else { f64::from(part) * (log2(of) - log2(part)) };
+        let zeros = (self.n as u32).saturating_sub(present);
+        bits += share(zeros, self.n as u32) + share(present, self.n as u32);
+        bits + classes.iter().map(|&count| share(count, present)).sum::<f64>()
+    }
+}
+
+/// Where a bucket of sizes begins.
+fn edge(bucket: usize) -> f32 {
+    f32::from_bits((bucket as u32) << (23 - FINE))
 }
 
 /// log₂ within 0.01, of additions and multiplications alone.

@@ -202,7 +202,7 @@ fn usual_spread(spread_s: &f64) -> bool {
 /// parameters.
 const BITS: f32 = 0.8;
 /// `sync.patch_bits` where the manifest is silent; likewise below two bits.
-const PATCH_BITS: f32 = 1.5;
+const PATCH_BITS: f32 = 1.8;
 
 #[allow(
     clippy::trivially_copy_pass_by_ref,

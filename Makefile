@@ -10,7 +10,7 @@
 # make bench-backbone   what every exit costs on this machine: target/bench/backbone.json
 # make explore          delivery under losses, deaths and cuts: SCHEDULES random walks from SEED on
 # make bench-fleet      ten thousand gateways against one aggregator, a broker that dies: target/bench/fleet.json
-# make bench-idle       what an idle gateway's uplink carries in MINUTES (12), and so in a day: target/bench/idle.json
+# make bench-idle       what an idle gateway's uplink carries in MINUTES (20), and so in a day: target/bench/idle.json
 # make bench-rounds     buffered rounds against sync with half the fleet ten times slower: target/bench/rounds.json
 # All install what they miss and say what. Needed beforehand: a Debian or Ubuntu machine, Rust (rustup) and
 # Python 3. Everything that is built or fetched stays under target/, except packages and cargo's own caches.

@@ -35,7 +35,7 @@ mod uplink;
 
 pub use agent::{Agent, AgentError, MAX_TASKS};
 pub use backbones::{Backbones, BackbonesError};
-pub use edge::REPORT_EVERY;
+pub use edge::{REPORT_EVERY, UPLINK_KEEP_ALIVE};
 pub use figures::{Histogram, Latency};
 pub use outgoing::{Outgoing, Side};
 pub use starts::count_failed;

@@ -5,7 +5,7 @@
 //! agent's report is rarer than a measurement is long; its size is that of `figures.json`, which is the same, and its
 //! number per day is the agent's. The agent's own counters must agree with the kernel's.
 //!
-//! Environment: `MINUTES` (12), `OUT` (target/bench/idle.json). Ends with 1 when the bar is missed.
+//! Environment: `MINUTES` (20; a whole number of ping intervals, so that no ping counts more than it should), `OUT` (target/bench/idle.json). Ends with 1 when the bar is missed.
 
 use std::env;
 use std::fs;
@@ -41,7 +41,9 @@ impl Carried {
 }
 
 fn main() -> ExitCode {
-    let minutes: f64 = env::var("MINUTES").map_or(12.0, |text| text.parse().expect("MINUTES is a number"));
+    let minutes: u64 = env::var("MINUTES").map_or(20, |text| text.parse().expect("MINUTES is a number"));
+    let interval = loadonce_agent::UPLINK_KEEP_ALIVE.as_secs() / 60;
+    assert!(minutes > 0 && minutes.is_multiple_of(interval), "MINUTES is a multiple of {interval}");
     let out = PathBuf::from(env::var("OUT").unwrap_or_else(|_| "target/bench/idle.json".to_owned()));
     let site = Site::new();
     // The data plane has a broker of its own, so that the uplink's socket is alone on its port.
@@ -64,7 +66,7 @@ fn main() -> ExitCode {
     let mark = uplink.mark();
     let before = (carried(&agent, site.broker.port), own(&agent));
     let begun = Instant::now();
-    let time = Duration::from_secs_f64(minutes * 60.0);
+    let time = Duration::from_mins(minutes);
     while begun.elapsed() < time {
         std::thread::sleep(Duration::from_secs(1).min(time.saturating_sub(begun.elapsed())));
         assert!(agent.process.ended().is_none() && aggregator.process.ended().is_none(), "a program ended");

@@ -16,6 +16,7 @@ fn fifty_gateways_arrive_exactly_and_the_broker_dies_once() {
         rounds.iter().map(|round| (round["kind"].as_str().unwrap(), &round["exact"])).collect();
     let yes = &serde_json::Value::Bool(true);
     assert_eq!(kinds, [("sum", yes), ("step", yes), ("step", yes)], "{report}");
+    assert_eq!(rounds[2]["patched"], true, "versions of the usual codec come as patches: {report}");
     let storm = &rounds[2]["storm"];
     // The half that was not allowed to send yet, at least.
     assert!(storm["unanswered_when_lost"].as_u64().unwrap() >= 25, "{storm}");

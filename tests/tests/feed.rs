@@ -104,7 +104,7 @@ fn photos_tables_and_lines_teach_a_task_of_each_kind() {
     says(&said, 0, &["46 samples sent", "46 answered", "no labels sent: the data have none"]);
     agent.wait_at_rest("meter", 1);
     let said = feed(port, "meter", &table, &["--window", "30", "--every", "90", "--unlabelled"]);
-    says(&said, 0, &["1 samples sent", "; the first within ", "version 1"]);
+    says(&said, 0, &["2 samples sent", "; the first within ", "version 1"]);
 
     // Lines of JSON with ids and labels, at a pace.
     let lines = site.folder().join("hum.jsonl");

@@ -174,9 +174,14 @@ impl Plant {
     /// Whatever came back without a sample waiting for it: the refusal of a label, or nothing new.
     fn unasked(&mut self, id: String, payload: &[u8]) {
         if let Ok(problem) = serde_json::from_slice::<Problem>(payload) {
-            self.problems.0 += 1;
-            self.problems.1.get_or_insert((id, problem.message));
+            self.refused(id, problem.message);
         }
+    }
+
+    /// Counts the refusal of a label.
+    pub(crate) fn refused(&mut self, id: String, what: String) {
+        self.problems.0 += 1;
+        self.problems.1.get_or_insert((id, what));
     }
 
     /// How many labels were refused, and the first of them: its sample and why.

@@ -210,8 +210,13 @@ async fn teach(
         return Ok(());
     };
     // Labels are answered only when they are refused. A gateway takes what comes in order, and a sample it knows
-    // once: when the last sample is answered again, every refusal is here.
-    match ask(plant, options, last, &entries[last]).await {
+    // once: when the last sample is answered again, every refusal is here. One of its own label comes first.
+    let mut answer = ask(plant, options, last, &entries[last]).await;
+    if let Err(Stopped::Refused(_, id, what)) = answer {
+        plant.refused(id, what);
+        answer = ask(plant, options, last, &entries[last]).await;
+    }
+    match answer {
         Ok(_) => {}
         Err(Stopped::Refused(_, _, what)) => {
             return Err(DemoError::Unanswered { gateway: options.gateway.clone(), what });

@@ -27,8 +27,8 @@ const QUICK_STRETCH: usize = 200;
 const PICTURES: [usize; 2] = [40, 20];
 /// The share of test samples with `--quick`.
 const QUICK: usize = 4;
-/// Class of the pictures that counts as anomalous.
-const ODD: &str = "9";
+/// Class of the pictures that count as normal.
+const RIGHT: &str = "3";
 
 /// A task, and which gateway sends what.
 #[derive(Debug)]
@@ -51,17 +51,25 @@ pub(crate) struct Further {
     naive: Vec<Vec<f64>>,
 }
 
-/// A manifest of `tasks/` with other numbers of gateways and labels.
-fn manifest(
-    models: &Path,
-    name: &str,
-    gateways: usize,
-    labels: usize,
-) -> Result<(TaskManifest, String), DemoError> {
+/// A manifest of `tasks/` and its text.
+fn manifest(models: &Path, name: &str) -> Result<(TaskManifest, String), DemoError> {
     let path = models.join("tasks").join(format!("{name}.toml"));
     let file = |source| DemoError::File { doing: "read", path: path.clone(), source };
     let text = std::fs::read_to_string(&path).map_err(file)?;
-    let content = |what: String| DemoError::Content { path: path.clone(), what };
+    match TaskManifest::from_toml(&text) {
+        Ok(manifest) => Ok((manifest, text)),
+        Err(error) => Err(DemoError::Content { path, what: error.to_string() }),
+    }
+}
+
+/// The same with other numbers of gateways and labels.
+fn fitted(
+    name: &str,
+    text: &str,
+    gateways: usize,
+    labels: usize,
+) -> Result<(TaskManifest, String), DemoError> {
+    let content = |what: String| DemoError::Content { path: format!("{name}.toml").into(), what };
     // One contribution of each gateway, with all its labels, makes the one version.
     let line = |line: &str| match line.split_once(" = ").map(|(key, _)| key) {
         Some(key @ ("quorum" | "minimum")) => format!("{key} = {gateways}\n"),
@@ -69,7 +77,7 @@ fn manifest(
         _ => format!("{line}\n"),
     };
     let toml: String = text.lines().map(line).collect();
-    let manifest = TaskManifest::from_toml(&toml).map_err(|e| content(e.to_string()))?;
+    let manifest = TaskManifest::from_toml(&toml).map_err(|error| content(error.to_string()))?;
     let rounds = (manifest.rounds.quorum, manifest.rounds.minimum, manifest.sync.min_labels);
     if manifest.name != name
         || rounds != (gateways, gateways, labels)
@@ -103,7 +111,7 @@ impl Further {
     pub(crate) fn demand(models: &Path, gateways: usize, quick: bool) -> Result<Self, DemoError> {
         let path = models.join("data/demand.csv");
         let (start, values) = series(&path)?;
-        let (first, _) = manifest(models, "demand", gateways, 2)?;
+        let (first, text) = manifest(models, "demand")?;
         let too_short =
             || DemoError::Content { path: path.clone(), what: "it is too short for the task".into() };
         let Some(ForecastSpec { horizon, every, season: Some(season), step_s: Some(step_s), .. }) =
@@ -138,12 +146,12 @@ impl Further {
             (0..tested).rev().map(|i| rows.push(learned + i * room / (tested - 1).max(1), "test")).collect();
         let naive = tests.iter().map(|&row| rows.naive(row, season)).collect();
         let labels = labelled.iter().map(Vec::len).min().unwrap_or(0);
-        let (manifest, toml) = manifest(models, "demand", gateways, labels)?;
+        let (manifest, toml) = fitted("demand", &text, gateways, labels)?;
         let (set, payloads) = rows.finish(&sent, &tests, learned);
         Ok(Self { manifest, toml, payloads, sent, labelled, tests, set, naive })
     }
 
-    /// Digits of which one is not to be seen: every gateway has a few of the others.
+    /// A line that stamps one digit: every gateway has seen a few of it, everything else is a misprint.
     pub(crate) fn misprint(
         models: &Path,
         gateways: usize,
@@ -152,11 +160,11 @@ impl Further {
     ) -> Result<Self, DemoError> {
         let path = models.join("data/digits.safetensors");
         let mut set = DataSet::read(&path)?;
-        let odd = set.classes.iter().position(|class| class == ODD);
-        let class = |label: u16| if Some(usize::from(label)) == odd { ANOMALOUS } else { NORMAL };
+        let right = set.classes.iter().position(|class| class == RIGHT);
+        let class = |label: u16| if Some(usize::from(label)) == right { NORMAL } else { ANOMALOUS };
         set.labels = set.labels.iter().map(|&label| class(label)).collect();
         set.classes = vec!["normal".to_owned(), "anomalous".to_owned()];
-        let (first, _) = manifest(models, "misprint", gateways, 2)?;
+        let (first, text) = manifest(models, "misprint")?;
         let mut normals = set.by_class(&set.train).swap_remove(usize::from(NORMAL));
         random.shuffle(&mut normals);
         let each = usize::try_from(first.anomaly.learn).unwrap_or(usize::MAX).min(normals.len() / gateways);
@@ -170,7 +178,7 @@ impl Further {
             random.shuffle(&mut class);
             tests.extend(class.into_iter().take(if quick { count / QUICK } else { count }));
         }
-        let (manifest, toml) = manifest(models, "misprint", gateways, each)?;
+        let (manifest, toml) = fitted("misprint", &text, gateways, each)?;
         let (payloads, labelled) = (set.payloads.clone(), sent.clone());
         Ok(Self { manifest, toml, payloads, sent, labelled, tests, set, naive: Vec::new() })
     }
@@ -434,6 +442,7 @@ mod tests {
             all.dedup();
             assert_eq!(all.len(), count + misprint.tests.len());
             assert_eq!(count as u64, gateways as u64 * misprint.manifest.anomaly.learn);
+            assert!(misprint.manifest.anomaly.learn >= 5, "fifty, or what there is");
         }
     }
 

@@ -129,12 +129,15 @@ fn encode(codec: Codec, step: &[f32], budget: &Budget) -> Result<Lossy, DeltaErr
     let mut fitted =
         fitted.ok_or_else(|| DeltaError::Compress("no quantization fits the bytes allowed".into()))?;
     let (whole, told) = (energy(step), fitted.energy());
-    if codec == Codec::StepRotated && told > 0.0 {
-        let longer = (TOLD * whole / told).clamp(1.0, MOST_LONGER) as f32;
-        let Levels { one, two, step, shift } = &mut fitted.levels;
-        for level in [one, two, step, shift] {
-            *level *= longer;
-        }
+    let longer = if codec == Codec::StepRotated && told > 0.0 {
+        (TOLD * whole / told).clamp(1.0, MOST_LONGER) as f32
+    } else {
+        1.0
+    };
+    let Levels { one, two, step: delta, shift } = &mut fitted.levels;
+    for level in [one, two, delta, shift] {
+        // A level that nothing became may lie beyond what f32 holds; receivers refuse what is not finite.
+        *level = (*level * longer).clamp(-f32::MAX, f32::MAX);
     }
     let mut blob = fitted.bytes;
     blob[0] = FORMAT;
@@ -270,6 +273,10 @@ mod tests {
         // What is left is shorter than the step, so that residuals do not grow without bound.
         assert!(energy(&even) < 0.7 * whole, "{}", energy(&even) / whole);
         assert!(encoded.blob.len() > 400);
+        // Levels that nothing became stay finite, or receivers would refuse what was sent.
+        let mut huge = vec![3e38, 0.0, -1e38, 0.0];
+        let encoded = encode_lossy(Codec::StepSparse, &mut huge, &budget(2.0, 0)).unwrap();
+        assert!(decode_step(Codec::StepSparse, &encoded.blob, 4).is_ok());
         let mut nothing = vec![0.0; 4096];
         assert!(encode_auto(&mut nothing, &budget(1.0, 0)).is_ok());
         assert!(nothing.iter().all(|&v| v == 0.0));

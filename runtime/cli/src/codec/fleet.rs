@@ -22,6 +22,8 @@ pub(crate) struct Plan<'a> {
 /// What came of it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Outcome {
+    /// Accuracy of the first version.
+    pub(crate) start: f64,
     /// Accuracy of the shared module at the last exit on the test samples, after every round.
     pub(crate) accuracy: Vec<f64>,
     /// Mean bytes of MQTT of an accepted step, both directions.
@@ -30,7 +32,7 @@ pub(crate) struct Outcome {
     pub(crate) blob_bytes: f64,
     /// Mean bytes of MQTT of a new version, both directions.
     pub(crate) version_bytes: f64,
-    /// Mean share of a step's energy that its blob lacks.
+    /// Mean share of a step's energy that is left for the next.
     pub(crate) lost: f64,
     /// Share of steps by the number of their codec, 3 and 4.
     pub(crate) chosen: [f64; 2],
@@ -52,7 +54,7 @@ impl Plan<'_> {
 
     fn start(&self, gateways: &[Gateway]) -> Result<Vec<f32>, String> {
         let shape = &self.setting.shape;
-        if !self.options.from_sums {
+        if self.options.cold {
             let params = shape.initial(self.seed).into_iter().map(f64::from);
             return publishable(params).map_err(|e| e.to_string());
         }
@@ -87,13 +89,13 @@ impl Plan<'_> {
         let mut base = self.start(&gateways)?;
         let file = self.file_bytes(&base)?;
         let mut lost_by_patches = vec![0f32; n];
-        let mut outcome = Outcome::default();
+        let mut outcome = Outcome { start: self.accuracy(&base), ..Outcome::default() };
         let (mut steps, mut patch_bytes) = (0.0, None);
         for round in 0..self.options.rounds {
             let mut totals = StepTotals::new(n);
             for (i, gateway) in gateways.iter_mut().enumerate() {
                 let seed = self.seed.wrapping_mul(1_000_003) ^ ((i as u64) << 32) ^ round as u64;
-                let trained = train(self.setting, &base, gateway, seed)?;
+                let trained = train(self.setting, self.options.cold, &base, gateway, seed)?;
                 let mut step: Vec<f32> =
                     trained.iter().zip(&base).zip(&gateway.residual).map(|((t, b), r)| t - b + r).collect();
                 if round < 2 && self.coding == Coding::F32 {
@@ -172,8 +174,14 @@ impl Plan<'_> {
 }
 
 /// A gateway's share of a round: prior-free training from the base.
-fn train(setting: &Setting, base: &[f32], gateway: &Gateway, seed: u64) -> Result<Vec<f32>, String> {
-    let config = TrainConfig { seed, ..setting.manifest.training.clone() };
+fn train(
+    setting: &Setting,
+    cold: bool,
+    base: &[f32],
+    gateway: &Gateway,
+    seed: u64,
+) -> Result<Vec<f32>, String> {
+    let config = TrainConfig { seed, ..setting.training(cold) };
     let mut trainer = Trainer::new(
         setting.shape,
         base.to_vec(),

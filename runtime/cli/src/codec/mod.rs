@@ -1,7 +1,8 @@
 //! `make bench-codec`: what every codec of steps costs on the wire and in accuracy, on real data.
 //!
 //! Twenty gateways, class mixes drawn from a Dirichlet distribution of 0.1, train a ladder of about 40,000 parameters
-//! together, starting from random parameters: nothing is known but what went through the codec. Training, averaging,
+//! together, starting as every lineage does from the closed form of exact sums, or with `--cold` from random parameters,
+//! where nothing is known but what went through the codec. Training, averaging,
 //! codecs, manifests, frames and acknowledgements are the product's own; only broker and disk are left out.
 
 mod coding;
@@ -48,7 +49,7 @@ pub struct Options {
     #[arg(long, value_name = "BITS", default_value_t = 0.8)]
     pub bits: f32,
     /// Most bits per parameter of a patch
-    #[arg(long, value_name = "BITS", default_value_t = 1.5)]
+    #[arg(long, value_name = "BITS", default_value_t = 1.8)]
     pub patch_bits: f32,
     /// Only these codecs
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
@@ -56,9 +57,9 @@ pub struct Options {
     /// Only these tasks
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub tasks: Vec<String>,
-    /// Start from the closed form of exact sums, as the product does, in place of random parameters
+    /// Start from random parameters, as no lineage does, and train faster: every early round counts
     #[arg(long)]
-    pub from_sums: bool,
+    pub cold: bool,
     /// Threads
     #[arg(long, value_name = "N", default_value_t = 2)]
     pub threads: usize,

@@ -83,7 +83,9 @@ pub(crate) struct OnTask {
     blob_bits_per_param: f64,
     /// Bits of MQTT per parameter of a new version, both directions.
     version_bits_per_param: f64,
-    /// After the last round, mean over the seeds.
+    /// Before the first round, mean over the seeds.
+    accuracy_start: f64,
+    /// After the last round, likewise.
     accuracy: f64,
     accuracy_f32: f64,
     /// Points below f32, paired by seed, with the 95 % interval of Student's t.
@@ -92,7 +94,7 @@ pub(crate) struct OnTask {
     accuracy_by_seed: Vec<f64>,
     /// After every round, mean over the seeds.
     accuracy_by_round: Vec<f64>,
-    /// Mean share of a step's energy that its blob lacks.
+    /// Mean share of a step's energy that is left for the next.
     energy_lost: f64,
     /// Share of steps sent as `rotated` and as `sparse`.
     chosen: [f64; 2],
@@ -146,7 +148,7 @@ impl Report {
             dirichlet: 0.1,
             bits: options.bits,
             patch_bits: options.patch_bits,
-            start: if options.from_sums { "closed form of the sums" } else { "random parameters" },
+            start: if options.cold { "random parameters" } else { "the closed form of the sums" },
             machine: machine(),
         };
         Self { design, codecs: Vec::new(), entropy: Vec::new(), sums: Vec::new() }
@@ -175,6 +177,7 @@ impl Report {
             bits_per_param: 8.0 * over(&|o| o.step_bytes) / n,
             blob_bits_per_param: 8.0 * over(&|o| o.blob_bytes) / n,
             version_bits_per_param: 8.0 * over(&|o| o.version_bytes) / n,
+            accuracy_start: over(&|o| o.start),
             accuracy: mean(&own),
             accuracy_f32: mean(&full),
             loss_points: mean(&lost),
@@ -226,47 +229,37 @@ impl Report {
             design.start,
             design.seeds.len()
         );
-        let _ = writeln!(
-            out,
-            "{:<22}{:<8}{:>9}{:>9}{:>9}{:>10}{:>9}{:>17}{:>8}{:>9}{:>9}{:>9}",
-            "codec",
-            "task",
-            "step",
-            "blob",
-            "version",
-            "accuracy",
-            "lost",
-            "95 %",
-            "energy",
-            "encode",
-            "decode",
-            "memory"
-        );
-        let _ = writeln!(
-            out,
-            "{:<22}{:<8}{:>9}{:>9}{:>9}{:>10}{:>9}{:>17}{:>8}{:>9}{:>9}{:>9}",
-            "", "", "bits", "bits", "bits", "%", "points", "", "lost", "ms", "ms", "KiB"
-        );
+        let head = |cells: [&str; 13]| {
+            let [name, task, rest @ ..] = cells;
+            let [step, blob, version, start, accuracy, lost, interval, left, encode, decode, memory] = rest;
+            format!(
+                "{name:<22}{task:<8}{step:>9}{blob:>9}{version:>9}{start:>8}{accuracy:>8}{lost:>8}{interval:>17}{left:>8}{encode:>9}{decode:>9}{memory:>9}\n"
+            )
+        };
+        out += &head([
+            "codec", "task", "step", "blob", "version", "start", "end", "lost", "95 %", "energy", "encode",
+            "decode", "memory",
+        ]);
+        out += &head(["", "", "bits", "bits", "bits", "%", "%", "points", "", "left", "ms", "ms", "KiB"]);
         for row in &self.codecs {
             for on in &row.tasks {
                 let interval =
                     on.loss_interval.map_or(String::new(), |i| format!("{:+.2} to {:+.2}", i.low, i.high));
-                let _ = writeln!(
-                    out,
-                    "{:<22}{:<8}{:>9.3}{:>9.3}{:>9.3}{:>10.2}{:>9.2}{:>17}{:>8.3}{:>9.2}{:>9.2}{:>9}",
-                    row.name,
-                    on.task,
-                    on.bits_per_param,
-                    on.blob_bits_per_param,
-                    on.version_bits_per_param,
-                    100.0 * on.accuracy,
-                    on.loss_points,
+                let cells = [
+                    format!("{:.3}", on.bits_per_param),
+                    format!("{:.3}", on.blob_bits_per_param),
+                    format!("{:.3}", on.version_bits_per_param),
+                    format!("{:.2}", 100.0 * on.accuracy_start),
+                    format!("{:.2}", 100.0 * on.accuracy),
+                    format!("{:.2}", on.loss_points),
                     interval,
-                    on.energy_lost,
-                    on.cost.encode_ms,
-                    on.cost.decode_ms,
-                    on.cost.encode_bytes / 1024
-                );
+                    format!("{:.3}", on.energy_lost),
+                    format!("{:.2}", on.cost.encode_ms),
+                    format!("{:.2}", on.cost.decode_ms),
+                    format!("{}", on.cost.encode_bytes / 1024),
+                ];
+                let [a, b, c, d, e, f, g, h, i, j, k] = cells.each_ref().map(String::as_str);
+                out += &head([row.name, &on.task, a, b, c, d, e, f, g, h, i, j, k]);
             }
         }
         let _ = writeln!(

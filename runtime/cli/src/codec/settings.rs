@@ -6,7 +6,7 @@ use crate::demo::by_mix;
 use crate::evaluate::{EvaluateError, Features};
 use loadonce_backbone::{Backbone, Bundle, EngineOptions};
 use loadonce_control::TaskManifest;
-use loadonce_module::{Dataset, Random, Shape};
+use loadonce_module::{Dataset, Random, Shape, TrainConfig};
 use std::path::{Path, PathBuf};
 
 /// A task, its samples and their features.
@@ -27,7 +27,6 @@ backbone = "sense-tiny"
 classes = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]
 input = { modality = "window", channels = 2, length = 64 }
 module = { kind = "ladder", rank = 50, features = 256 }
-training = { epochs = 3, learning_rate = 0.005 }
 "#;
 /// Twelve cepstral coefficients of a vowel; who speaks?
 const VOWELS: &str = r#"
@@ -37,7 +36,6 @@ backbone = "sense-tiny"
 classes = ["1", "2", "3", "4", "5", "6", "7", "8", "9"]
 input = { modality = "window", channels = 12 }
 module = { kind = "ladder", rank = 51, features = 256 }
-training = { epochs = 3, learning_rate = 0.005 }
 "#;
 
 /// The tasks asked for.
@@ -89,6 +87,13 @@ impl Setting {
             manifest.shape(bundle.exits(), bundle.directions()).map_err(|e| content(e.to_string()))?;
         let features = Features::compute(backbone, &manifest, &set, path, threads)?;
         Ok(Self { manifest, shape, set, features, each })
+    }
+
+    /// How a gateway trains: as the manifest says, or from nothing.
+    pub(crate) fn training(&self, cold: bool) -> TrainConfig {
+        let usual = self.manifest.training.clone();
+        // What `TrainConfig` recommends for a module trained from nothing.
+        if cold { TrainConfig { learning_rate: 5e-3, ..usual } } else { usual }
     }
 
     /// Samples of each gateway.

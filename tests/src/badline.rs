@@ -91,9 +91,7 @@ pub fn travel(task: &Task, labels: usize, quality: Option<Quality>) -> Trip {
     let last = task.steps + 1;
     let (mut latencies, mut asked) = (Vec::new(), 0);
     let arrived = within(LIMIT, &format!("version {last} at the gateway"), || {
-        if agent.process.has_ended() {
-            panic!("the agent ended");
-        }
+        assert!(!agent.process.has_ended(), "the agent ended");
         // One question at a time, so that none waits for another.
         let (mark, begun) = (client.mark(), Instant::now());
         let sample = &samples.test[asked % samples.test.len()];

@@ -196,7 +196,8 @@ impl Site {
             }
         };
         let bundles = if options.bundles.is_empty() { vec![programs::bundle()] } else { options.bundles };
-        let bundles: String = bundles.iter().map(|b| format!("[[backbones]]\nbundle = {b:?}\n")).collect();
+        let each = |b: &PathBuf| format!("[[backbones]]\nbundle = \"{}\"\n", b.display());
+        let bundles = bundles.iter().map(each).collect::<Vec<_>>().concat();
         let text = format!(
             "site = \"{SITE}\"\nbroker = \"{}\"\nstate = \"{}\"\ntasks = [{}]\nadmission = \"{admission}\"\n\
              {bundles}{gateways}",

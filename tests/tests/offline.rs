@@ -11,6 +11,7 @@ use loadonce_agent::{Agent, Backbones, Outgoing, Side};
 use loadonce_aggregator::{Admission, Aggregator, DEFAULT_HISTORY_BYTES, Settings, Task};
 use loadonce_backbone::{Bundle, process_resident_bytes};
 use loadonce_control::TaskManifest;
+use loadonce_link::LinkStats;
 use loadonce_module::Sums;
 use loadonce_store::Database;
 use loadonce_store::crash::PowerCutDisk;
@@ -107,8 +108,8 @@ impl Plant {
     }
 
     fn figures(&mut self) -> Value {
-        let none = Default::default();
-        let report = self.agent.report(self.now_ms, 0.0, none, Default::default());
+        let none = LinkStats::default();
+        let report = self.agent.report(self.now_ms, 0.0, none, LinkStats::default());
         serde_json::from_slice(&report.payload).expect("figures are JSON")
     }
 

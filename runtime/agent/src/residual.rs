@@ -273,14 +273,15 @@ mod tests {
         let after = |base_version, step: [f32; 2]| {
             let mut step = step;
             add(&mut step, &residual, base_version);
-            step
+            step.map(f64::from).map(|value| (value * 8.0) as i64)
         };
-        assert_eq!(after(10, [1.0, 2.0]), [2.0, 2.0]);
-        assert_eq!(after(18, [1.0, 2.0]), [2.0, 2.0]);
-        assert_eq!(after(19, [1.0, 2.0]), [1.0, 2.0]);
+        // In eighths.
+        assert_eq!(after(10, [1.0, 2.0]), [16, 16]);
+        assert_eq!(after(18, [1.0, 2.0]), [16, 16]);
+        assert_eq!(after(19, [1.0, 2.0]), [8, 16]);
         // The lineage started over.
-        assert_eq!(after(3, [1.0, 2.0]), [1.0, 2.0]);
-        assert_eq!(after(11, [0.0, 0.125]), [0.5, 0.125]);
+        assert_eq!(after(3, [1.0, 2.0]), [8, 16]);
+        assert_eq!(after(11, [0.0, 0.125]), [4, 1]);
         let bytes = residual.encode();
         assert_eq!(Residual::decode(&bytes, TAG, 2), Some(residual));
         assert_eq!(Residual::decode(&bytes, [8; 8], 2), None);

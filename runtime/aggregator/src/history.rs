@@ -271,8 +271,11 @@ fn newest(tx: &WriteTransaction, lineage: &Hash) -> Result<u64, JournalError> {
     Ok(last.map(|(_, entry)| decode_entry(entry.value())).transpose()?.map_or(0, |entry| entry.version))
 }
 
-/// Contributions of every version in the history, and bytes of these and of its module file.
-pub(crate) fn retained(journal: &Journal) -> Result<HashMap<(Hash, u64), (u64, u64)>, JournalError> {
+/// Contributions of every version in the history, and bytes of these and of its module file, by lineage and number.
+pub(crate) type Retained = HashMap<(Hash, u64), (u64, u64)>;
+
+/// Reads it whole.
+pub(crate) fn retained(journal: &Journal) -> Result<Retained, JournalError> {
     let table = journal.database.begin_read()?.open_table(RETAINED)?;
     let mut out = HashMap::new();
     for row in table.range::<u64>(..)? {

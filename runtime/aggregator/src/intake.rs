@@ -256,7 +256,7 @@ impl Aggregator {
             gateway: gateway.to_owned(),
             record,
             sum,
-            keep: joins.then(|| Pending::encode(&encoded, &blob)),
+            keep: joins.then(|| Pending::encode(&encoded, blob)),
         };
         let accepted = Accepted { intake, manifest: manifest.clone(), joins };
         #[cfg(feature = "fault-ack-before-persist")]

@@ -271,12 +271,11 @@ impl Journal {
                     let table = tx.open_table(TOTALS)?;
                     let stored = table.get(intake.lineage)?.map(|bytes| Sums::from_bytes(bytes.value()));
                     let stored = stored.transpose().map_err(|e| corrupt("totals")(&e))?;
-                    match stored {
-                        Some(stored) => place.insert(stored),
-                        None => {
-                            samples = Some(sum.samples());
-                            place.insert(Sums::clone(sum))
-                        }
+                    if let Some(stored) = stored {
+                        place.insert(stored)
+                    } else {
+                        samples = Some(sum.samples());
+                        place.insert(Sums::clone(sum))
                     }
                 }
             };

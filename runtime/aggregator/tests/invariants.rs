@@ -635,7 +635,7 @@ fn invariant_03_who_finds_no_room_is_asked_to_wait_and_keeps_everything() {
         .replace("modality = \"picture\"", "modality = \"window\", channels = 2");
     let task = task(&toml);
     let mut core = open(settings(&[&toml]));
-    let (mut gateways, base) = first_version(&mut core, &task);
+    let (_, base) = first_version(&mut core, &task);
     // Offers of the largest blobs that the task allows, from more gateways than there is memory for.
     let raw = 4 * task.shape.parameters();
     let total = raw + raw / 128;

@@ -91,7 +91,7 @@ impl Site {
     fn batch(&mut self) {
         let mut messages = Vec::new();
         for gateway in &self.gateways {
-            for frame in gateway.outbox.iter().flat_map(|entry| entry.frames()) {
+            for frame in gateway.outbox.iter().flat_map(common::Entry::frames) {
                 messages.extend([(gateway.topic(), frame.clone()), (gateway.topic(), frame)]);
             }
         }

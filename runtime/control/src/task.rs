@@ -94,7 +94,7 @@ pub enum RoundMode {
     /// Steps from the newest version, of as many gateways as the quorum says.
     #[default]
     Sync,
-    /// As many steps as the quorum says, whoever they are from (FedBuff, Nguyen et al. 2022).
+    /// As many steps as the quorum says, whoever they are from (`FedBuff`, Nguyen et al. 2022).
     Buffered,
 }
 

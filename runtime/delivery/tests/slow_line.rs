@@ -85,7 +85,7 @@ fn deliver(cut_ms: u64, restart_ms: u64) -> (u64, usize) {
             match action {
                 Some(Action::Offer { .. }) => up.put(frames::offer(id, &manifest, BLOB)),
                 Some(Action::Chunk { index, .. }) => {
-                    up.put(frames::chunk(id, &blob, index).expect("within the blob"))
+                    up.put(frames::chunk(id, &blob, index).expect("within the blob"));
                 }
                 Some(Action::Whole { .. }) => panic!("it has several chunks"),
                 None => break,

@@ -96,7 +96,7 @@ pub(crate) fn fit(values: &[f32], row: usize, header: usize, most: usize) -> Opt
             aim *= 0.8;
         }
         let mut next = sizes.delta(aim);
-        if next == delta && good {
+        if next.to_bits() == delta.to_bits() && good {
             break;
         }
         // Many values of one size: none or all of them.
@@ -128,12 +128,11 @@ fn quantize(values: &[f32], delta: f32, symbols: &mut [i16]) -> Levels {
         let size = ((large * per + (1.0 - EDGE)) as i32).min(i32::from(LARGEST));
         *symbol = if value < 0.0 { -size as i16 } else { size as i16 };
         match size {
-            0 => {}
+            0 | LARGEST_SIZE => {}
             1 | 2 => {
                 sums[size as usize - 1] += f64::from(large);
                 counts[size as usize - 1] += 1;
             }
-            LARGEST_SIZE => {}
             _ => {
                 sums[2] += f64::from(large - size as f32 * delta);
                 counts[2] += 1;

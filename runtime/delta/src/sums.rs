@@ -168,7 +168,7 @@ mod tests {
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
         let out = encode_sums(&bytes).unwrap();
         assert_eq!(decode_sums(&out.blob, bytes.len()).unwrap(), bytes);
-        assert!(encode_sums(&[0; 80_000]).unwrap().blob.is_empty());
+        assert!(encode_sums(&vec![0; 80_000]).unwrap().blob.is_empty());
         assert!(matches!(decode_sums(&[1; 40], 8), Err(DeltaError::Corrupt { .. })));
         assert!(matches!(decode_sums(&[], MAX_RAW + 1), Err(DeltaError::TooLarge { .. })));
         assert!(matches!(encode_sums(&vec![0; MAX_RAW + 1]), Err(DeltaError::TooLarge { .. })));

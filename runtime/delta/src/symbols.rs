@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn zeros_cost_nothing_and_extremes_fit() {
-        assert!(there_and_back(&[0; 40_000], 64) <= 8);
+        assert!(there_and_back(&vec![0; 40_000], 64) <= 8);
         there_and_back(&[LARGEST, -LARGEST, 15, -15, 16, 14, 1, 0], 3);
     }
 }

@@ -228,7 +228,7 @@ mod tests {
         for length in [0, 1, 7, 8, 9, 100] {
             let step: Vec<f32> = (1..=length).map(|i| i as f32).collect();
             let squares = (1..=u64::from(length as u32)).map(|i| i * i).sum::<u64>();
-            assert_eq!(norm(&step), (squares as f64).sqrt());
+            assert_eq!(norm(&step).to_bits(), (squares as f64).sqrt().to_bits());
         }
     }
 

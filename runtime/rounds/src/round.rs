@@ -33,7 +33,7 @@ pub enum Mode {
     /// Gateways with a step from the newest version. Late steps ride along: they neither close a round nor start
     /// its deadline.
     Sync,
-    /// Steps, whoever they are from and however late (FedBuff, Nguyen et al. 2022, algorithm 1).
+    /// Steps, whoever they are from and however late (`FedBuff`, Nguyen et al. 2022, algorithm 1).
     Buffered,
 }
 

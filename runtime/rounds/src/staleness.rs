@@ -6,7 +6,7 @@ pub const STALENESS_BITS: u32 = 16;
 /// 1/√(1 + s) as an integer in units of 2⁻¹⁶, rounded down, for a step whose base is `s` versions old: 65,536 for
 /// a step from the newest version, 46,340 for the one before it, 32,768 for a base three versions old.
 ///
-/// Nguyen et al. 2022, "Federated Learning with Buffered Asynchronous Aggregation" (FedBuff), §5; the polynomial
+/// Nguyen et al. 2022, "Federated Learning with Buffered Asynchronous Aggregation" (`FedBuff`), §5; the polynomial
 /// family of Xie et al. 2019, "Asynchronous Federated Optimization", §5.2, with a = ½. Integers, so that it is
 /// the same on every machine: ⌊√(2³² / (1 + s))⌋.
 pub fn staleness_weight(s: u64) -> u32 {

@@ -53,7 +53,7 @@ impl StepTotals {
     /// Adds one step whose base is `staleness` versions old; a weight above `max_weight` counts as `max_weight`,
     /// so that no gateway outvotes the rest.
     ///
-    /// The staleness weight scales what the step adds and not what the mean is divided by (FedBuff, algorithm 1):
+    /// The staleness weight scales what the step adds and not what the mean is divided by (`FedBuff`, algorithm 1):
     /// a late step pulls less, and a round of late steps only moves less than one of fresh ones.
     pub fn add(
         &mut self,

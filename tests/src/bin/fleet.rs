@@ -10,6 +10,7 @@
 //! largest), `OUT` (target/bench/fleet.json).
 
 use std::env;
+use std::fmt::Write;
 use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -42,7 +43,7 @@ fn main() -> ExitCode {
         sizes.iter().map(|&size| measure(size, size == largest, seed, first)).collect();
     let others = others.split(',').filter(|codec| !codec.is_empty());
     runs.extend(others.map(|codec| measure(largest, true, seed, codec)));
-    let report = summary(seed, first, &load, runs);
+    let report = summary(seed, first, &load, &runs);
     print!("{}", table(&report));
     if let Some(folder) = out.parent() {
         fs::create_dir_all(folder).expect("the folder of the figures can be made");
@@ -94,12 +95,12 @@ fn measure(gateways: usize, storm: bool, seed: u64, codec: &str) -> Value {
 }
 
 /// The first codec's largest run is what the bars are about; all must be exact and within memory.
-fn summary(seed: u64, codec: &str, load: &str, runs: Vec<Value>) -> Value {
+fn summary(seed: u64, codec: &str, load: &str, runs: &[Value]) -> Value {
     let exact = runs.iter().all(|run| run["exact"] == true);
     let rss = runs.iter().map(|run| number(&run["aggregator_peak_rss"])).fold(0.0, f64::max);
     let of_first = || runs.iter().filter(|run| run["codec"] == codec);
     let (small, large) =
-        (of_first().next().cloned().unwrap_or_default(), of_first().last().cloned().unwrap_or_default());
+        (of_first().next().cloned().unwrap_or_default(), of_first().next_back().cloned().unwrap_or_default());
     let more = number(&large["gateways"]) - number(&small["gateways"]);
     let each =
         (number(&large["aggregator_peak_rss"]) - number(&small["aggregator_peak_rss"])) / more.max(1.0);
@@ -139,8 +140,9 @@ fn table(report: &Value) -> String {
     );
     for run in report["runs"].as_array().into_iter().flatten() {
         let step = &run["sim"]["rounds"][1];
-        out += &format!(
-            "{:>8}  {:<7}  {:>5}  {:>13.1}  {:>9.1}  {:>5.0}  {:>5.1}  {:>17.1}  {:>5.2}  {:>5.2}  {:>7.2}\n",
+        let _written = writeln!(
+            out,
+            "{:>8}  {:<7}  {:>5}  {:>13.1}  {:>9.1}  {:>5.0}  {:>5.1}  {:>17.1}  {:>5.2}  {:>5.2}  {:>7.2}",
             number(&run["gateways"]),
             run["codec"].as_str().unwrap_or_default(),
             if run["exact"] == true { "yes" } else { "NO" },
@@ -158,8 +160,9 @@ fn table(report: &Value) -> String {
         let Some(storm) = run["sim"]["rounds"].as_array().and_then(|r| r.last()?.get("storm")) else {
             continue;
         };
-        out += &format!(
-            "{} as {}: the broker died with {} unanswered; all connected after {:.1} s, all answered after {:.1} s\n",
+        let _written = writeln!(
+            out,
+            "{} as {}: the broker died with {} unanswered; all connected after {:.1} s, all answered after {:.1} s",
             run["gateways"],
             run["codec"].as_str().unwrap_or_default(),
             storm["unanswered_when_lost"],
@@ -168,7 +171,7 @@ fn table(report: &Value) -> String {
         );
     }
     for (bar, held) in report["bars"].as_object().into_iter().flatten() {
-        out += &format!("{bar}: {}\n", if *held == true { "held" } else { "MISSED" });
+        let _written = writeln!(out, "{bar}: {}", if *held == true { "held" } else { "MISSED" });
     }
     out
 }

@@ -34,16 +34,12 @@ fn main() -> ExitCode {
     let aggregator = text("AGGREGATOR").map(Into::into);
     let mut plans = Vec::new();
     for (at, (name, rounds, memory)) in EPISODES.into_iter().enumerate() {
-        let schedule = match &brought {
-            Some(text) => parse(text, name, &PROCESSES).unwrap_or_else(|error| panic!("{error}")),
-            None => {
-                let share = kills / EPISODES.len() + usize::from(at < kills % EPISODES.len());
-                Schedule::random(
-                    seed.wrapping_mul(EPISODES.len() as u64).wrapping_add(at as u64),
-                    share,
-                    &GATEWAYS,
-                )
-            }
+        let schedule = if let Some(text) = &brought {
+            parse(text, name, &PROCESSES).unwrap_or_else(|error| panic!("{error}"))
+        } else {
+            let share = kills / EPISODES.len() + usize::from(at < kills % EPISODES.len());
+            let own = seed.wrapping_mul(EPISODES.len() as u64).wrapping_add(at as u64);
+            Schedule::random(own, share, &GATEWAYS)
         };
         let aggregator = aggregator.clone();
         plans.push(Plan { name, rounds, memory, steps, schedule, aggregator });

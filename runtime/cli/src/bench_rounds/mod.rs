@@ -103,7 +103,8 @@ struct Reached {
 
 #[derive(Debug, Serialize)]
 struct Seed {
-    seed: u64,
+    #[serde(rename = "seed")]
+    number: u64,
     target: f64,
     sync: Reached,
     deadline: Reached,
@@ -197,7 +198,7 @@ pub fn run(options: &Options) -> Result<(), EvaluateError> {
             curve: course.points.iter().map(|&(ms, accuracy)| (ms as f64 / 1000.0, accuracy)).collect(),
         };
         seeds.push(Seed {
-            seed,
+            number: seed,
             target,
             sync: figures(&whole),
             deadline: figures(&by_deadline),
@@ -255,7 +256,7 @@ fn write(report: &Report, out: Option<&Path>) -> Result<(), EvaluateError> {
         let speedup = seed.speedup.map_or("-".to_owned(), |speedup| format!("{speedup:.1} x"));
         println!(
             "{:>4}  {:.3}   {:<22} {:<22} {:<22} {speedup}",
-            seed.seed,
+            seed.number,
             seed.target,
             cell(&seed.sync),
             cell(&seed.deadline),

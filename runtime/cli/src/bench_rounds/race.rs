@@ -52,7 +52,7 @@ impl Course {
     }
 }
 
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
     /// A pointer to this version arrives at a gateway.
     Pointer { gateway: usize, version: u64 },

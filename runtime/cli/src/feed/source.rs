@@ -263,6 +263,7 @@ mod tests {
         entries.into_iter().map(|entry| (entry.id, entry.payload.read().unwrap(), entry.label)).collect()
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "compared with what may be missing")]
     fn name(text: &str) -> Option<Label> {
         Some(Label::Name(text.to_owned()))
     }

@@ -84,7 +84,7 @@ impl<'a> Table<'a> {
                 id: named(self.cell(cells, "id"), stem, at + 1)
                     .map_err(|why| format!("line {line}: {why}"))?,
                 payload: numbers.join(&self.separator.to_string()).into_bytes().into(),
-                label: self.cell(cells, "label").map(|cell| label_of(cell)).transpose()?,
+                label: self.cell(cells, "label").map(label_of).transpose()?,
             })
         };
         self.rows.iter().enumerate().map(each).collect()
@@ -186,6 +186,7 @@ mod tests {
         entries.into_iter().map(|entry| (entry.id.clone(), text_of(&entry), entry.label)).collect()
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "compared with what may be missing")]
     fn name(text: &str) -> Option<Label> {
         Some(Label::Name(text.to_owned()))
     }

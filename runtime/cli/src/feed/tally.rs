@@ -232,6 +232,7 @@ mod tests {
         Entry { id: "s".into(), payload: Vec::new().into(), label }
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "compared with what may be missing")]
     fn name(text: &str) -> Option<Label> {
         Some(Label::Name(text.to_owned()))
     }

@@ -150,6 +150,9 @@ impl SimError {
 }
 
 /// Runs it.
+///
+/// # Panics
+/// Never: numbers and texts are JSON.
 pub fn run(options: &Options) -> Result<(), SimError> {
     if options.gateways == 0 || options.distinct == 0 || options.gateways > 100_000 {
         return Err(SimError::Usage("--gateways must be 1 to 100000 and --distinct at least 1".into()));

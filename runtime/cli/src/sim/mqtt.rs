@@ -14,7 +14,7 @@ pub(crate) struct Will<'a> {
 }
 
 /// A packet from the broker.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Packet<'a> {
     /// The broker's answer to CONNECT; 0 is success.
     ConnAck(u8),
@@ -72,7 +72,7 @@ fn publish(first: u8, body: &[u8]) -> Result<Packet<'_>, Broken> {
     let short = Broken("a short PUBLISH");
     let (length, rest) = body.split_first_chunk::<2>().ok_or(short)?;
     let (topic, rest) = rest.split_at_checked(usize::from(u16::from_be_bytes(*length))).ok_or(short)?;
-    let (confirm, payload) = if first >> 1 & 3 == 0 {
+    let (confirm, payload) = if (first >> 1).trailing_zeros() >= 2 {
         (None, rest)
     } else {
         let (identifier, payload) = rest.split_first_chunk::<2>().ok_or(short)?;

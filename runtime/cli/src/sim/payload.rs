@@ -153,14 +153,12 @@ impl Truth {
 
     /// The next version if each of `gateways` contributes once from `pool`.
     pub(crate) fn next(&mut self, pool: &Pool, gateways: usize) -> Result<&Expected, PayloadError> {
-        let (params, patch) = match (&self.newest, pool.payloads.first().map(|payload| payload.kind)) {
-            (Some(newest), Some(ContributionKind::Step)) => {
-                self.patched(newest, from_steps(&newest.params, &self.steps(pool, gateways)?)?)?
-            }
-            _ => {
-                let sums = self.sums(pool, gateways)?;
-                (from_sums(&self.shape, &sums, &self.manifest.solve_options())?, None)
-            }
+        let kind = pool.payloads.first().map(|payload| payload.kind);
+        let (params, patch) = if let (Some(newest), Some(ContributionKind::Step)) = (&self.newest, kind) {
+            self.patched(newest, from_steps(&newest.params, &self.steps(pool, gateways)?)?)?
+        } else {
+            let sums = self.sums(pool, gateways)?;
+            (from_sums(&self.shape, &sums, &self.manifest.solve_options())?, None)
         };
         self.version += 1;
         let base = self.newest.as_ref().map(|newest| loadonce_trust::encode_hex(&newest.hash));

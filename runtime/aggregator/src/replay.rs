@@ -193,7 +193,7 @@ pub fn replay(database: Database) -> Result<Replay, ReplayError> {
 #[derive(Default)]
 struct Rows {
     ids: Vec<Applied>,
-    rows: u64,
+    count: u64,
     bytes: u64,
     /// What the sums among them add up to.
     sums: Option<Sums>,
@@ -278,12 +278,12 @@ impl Run {
                 None => 0,
             };
             let (count, bytes) = expected.unwrap_or_default();
-            if (rows.rows, rows.bytes + module) != (count, bytes) {
+            if (rows.count, rows.bytes + module) != (count, bytes) {
                 self.problems.push(format!(
                     "{}: version {} should hold {count} contributions and {bytes} bytes with its module, not {} and {}",
                     out.lineage,
                     entry.version,
-                    rows.rows,
+                    rows.count,
                     rows.bytes + module
                 ));
             }
@@ -297,7 +297,8 @@ impl Run {
                 match self.policy(lineage, entry.version)? {
                     Ok(policy) => {
                         let sums = totals.as_ref().filter(|_| through == entry.version);
-                        let outcome = self.again(&policy, entry, base, sums)?;
+                        let newest = at + 1 == entries.len();
+                        let outcome = self.again(&policy, entry, base, sums, newest)?;
                         out.task = name(&policy);
                         task = Some(policy);
                         outcome
@@ -327,27 +328,28 @@ impl Run {
         Ok(out)
     }
 
-    /// Makes a version again from `base` and its contributions.
+    /// Makes a version again from `base` and its contributions; of the `newest` one the patch is compared, too.
     fn again(
         &self,
         task: &Task,
         entry: &LineageEntry,
         base: Option<&LineageEntry>,
         totals: Option<&Sums>,
+        newest: bool,
     ) -> Result<Outcome, JournalError> {
         let differs = |why: &str| Ok(Outcome::Differs(why.to_owned()));
         if base.is_none() && entry.version > 1 {
             return differs("the entry before it is missing");
         }
         // Whether a version comes as a patch depends on how long the file before it is.
-        let newest = match base {
+        let before = match base {
             Some(&entry) => {
                 let bytes = self.journal.module(&entry.module, <[u8]>::len)?.unwrap_or(0) as u32;
                 Some(Newest { entry, bytes, patch: None })
             }
             None => None,
         };
-        let line = Line::new("", task.clone(), newest, None);
+        let line = Line::new("", task.clone(), before, None);
         if line.round.open() == Open::Sum && totals.is_none() {
             return differs("sums of versions before it are missing");
         }
@@ -359,6 +361,9 @@ impl Run {
             Err(error) => return Err(error),
         };
         let found = self.journal.module(&entry.module, |bytes| bytes == draft.module)?;
+        if newest && self.journal.patch(&line.id, <[u8]>::to_vec)? != draft.patch {
+            return differs("the patch kept is another");
+        }
         Ok(match (draft.entry == *entry, found) {
             (true, None | Some(true)) => Outcome::Reproduced,
             (true, Some(false)) => Outcome::Differs("the module file kept is another".into()),
@@ -399,7 +404,7 @@ impl Run {
             }
             ids.push(id);
         })?;
-        (rows.rows, rows.bytes) = (held.rows, held.bytes);
+        (rows.count, rows.bytes) = (held.rows, held.bytes);
         if held.broken > 0 {
             wrong.push(format!("{} contributions do not read back", held.broken));
         }

@@ -227,6 +227,8 @@ fn invariant_02_a_flipped_byte_is_found_wherever_a_version_depends_on_it() {
     flipped += flip::<[u8; 40], &[u8]>(&disk, "policies", 1, key, flip_bytes);
     let key = |key: [u8; 32]| key.to_vec();
     flipped += flip::<[u8; 32], &[u8]>(&disk, "modules", 2, key, flip_bytes);
+    let patches = flip::<[u8; 32], &[u8]>(&disk, "patches", 1, key, flip_bytes);
+    assert!(patches > 0, "the steps of this task travel as patches");
     flipped += flip::<u64, &[u8]>(
         &disk,
         "retained",

@@ -114,7 +114,7 @@ fn photos_tables_and_lines_teach_a_task_of_each_kind() {
             (0..64).map(|t| value(t + i) + if odd { (t * 5 % 7) as f64 } else { 0.0 }).collect();
         json!({ "channels": [values], "id": format!("h{i}"), "label": if odd { "anomalous" } else { "normal" } })
     };
-    let text: String = (0..LINES).map(|i| format!("{}\n", line(i))).collect();
+    let text = (0..LINES).map(|i| line(i).to_string()).collect::<Vec<_>>().join("\n");
     fs::write(&lines, text).expect("it can be written");
     let said = feed(port, "hum", &lines, &["--rate", "200", "--quiet"]);
     says(&said, 0, &["44 answered", "44 labels sent"]);

@@ -29,6 +29,9 @@ pub const HEADER: usize = 24;
 /// in the end. In between the residual's energy still shrinks, to 1 − 2 · 0.8 + 0.8² / (1 − D) of the step's, and the
 /// errors of many gateways, each with a rotation of its own, average out.
 const TOLD: f64 = 0.8;
+/// Share of the rotated step's error that a sparse one must stay below to be sent: where both lose alike, the rotated
+/// one tells more at once, and its errors average out over gateways.
+const CLEARLY: f64 = 0.9;
 /// Most that levels are lengthened: beyond 2 the residual would be longer than the step.
 const MOST_LONGER: f64 = 1.6;
 
@@ -72,9 +75,10 @@ pub fn encode_lossy(codec: Codec, step: &mut [f32], budget: &Budget) -> Result<E
 pub fn encode_auto(step: &mut [f32], budget: &Budget) -> Result<(Codec, Encoded), DeltaError> {
     let mut best = encode(Codec::StepRotated, step, budget)?;
     // Without a rotation a step of nearly equal values cannot compete, and need not be tried.
-    if least_error(step, budget.bytes(step.len()) - HEADER) < best.error {
+    let enough = CLEARLY * best.error;
+    if least_error(step, budget.bytes(step.len()) - HEADER) < enough {
         let sparse = encode(Codec::StepSparse, step, budget)?;
-        if sparse.error < best.error {
+        if sparse.error < enough {
             best = sparse;
         }
     }

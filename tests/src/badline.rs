@@ -100,11 +100,12 @@ pub fn travel(task: &Task, labels: usize, quality: Option<Quality>) -> Trip {
         latencies.push(begun.elapsed().as_secs_f64() * 1e3);
         asked += 1;
         std::thread::sleep(ASK_EVERY);
-        let figures = agent.task("digits");
-        (figures["version"] == last && figures["at_rest"] == true).then_some(())
+        (agent.task("digits")["version"] == last).then_some(())
     });
     arrived.unwrap_or_else(|late| panic!("{late}: {}", agent.figures()));
     let seconds = start.elapsed().as_secs_f64();
+    // Nothing is asked any more, so it comes to rest.
+    agent.wait_at_rest("digits", last);
     latencies.sort_by(f64::total_cmp);
     let figures = agent.figures();
     let count = |key: &str| figures["uplink"][key].as_u64().unwrap_or_default();

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::data;
 use crate::line::{Crossed, Line, Quality};
-use crate::site::{AgentOptions, AggregatorOptions, Site, Task, topic_of};
+use crate::site::{AgentOptions, AggregatorOptions, Site, Task, digits, topic_of};
 use crate::wait::within;
 
 /// The line of the issue: 64 kbit/s, 5 % of segments lost, 800 ms each way. The seed is one that loses some of the
@@ -20,6 +20,17 @@ const GATEWAY: &str = "g1";
 const LIMIT: Duration = Duration::from_mins(8);
 /// Between two questions.
 const ASK_EVERY: Duration = Duration::from_millis(50);
+
+/// A task of one gateway whose module has about 40,000 parameters.
+pub fn large(labels: usize) -> Task {
+    let head = r#"name = "digits"
+kind = "classify"
+backbone = "sense-tiny"
+classes = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]
+input = { modality = "picture" }
+module = { kind = "ladder", rank = 64, features = 128 }"#;
+    Task { head, ..digits(1, 1, labels) }
+}
 
 /// What a run gave.
 #[derive(Debug)]
@@ -66,8 +77,16 @@ impl Trip {
 /// Takes a gateway through `task` (of one gateway, with one gradient round) behind a line of this quality, or
 /// beside the broker where there is none. Panics where something does not arrive.
 pub fn travel(task: &Task, labels: usize, quality: Option<Quality>) -> Trip {
+    travel_with_cut(task, labels, quality, 0)
+}
+
+/// The same, and the line breaks at byte `cut_at` of what goes up, unless that is 0.
+pub fn travel_with_cut(task: &Task, labels: usize, quality: Option<Quality>, cut_at: u64) -> Trip {
     let site = Site::new();
     let line = quality.map(|quality| Line::to(site.broker.port, quality));
+    if let Some(line) = &line {
+        line.cut_at(cut_at);
+    }
     let mut aggregator = site.aggregator(std::slice::from_ref(task), AggregatorOptions::default());
     let options = AgentOptions {
         broker: line.as_ref().map(Line::url),

@@ -68,6 +68,8 @@ struct Counts {
     data: [AtomicU64; 2],
     lost: AtomicU64,
     connections: AtomicU64,
+    /// The connection that carries this byte towards the broker breaks there; 0 for none.
+    cut_at: AtomicU64,
 }
 
 /// One direction, shared by all connections.
@@ -116,9 +118,14 @@ impl Line {
         format!("mqtt://127.0.0.1:{}", self.port)
     }
 
+    /// Breaks the connection that carries byte `up` of all that goes towards the broker, once.
+    pub fn cut_at(&self, up: u64) {
+        self.counts.cut_at.store(up, Relaxed);
+    }
+
     /// What crossed it so far.
     pub fn crossed(&self) -> Crossed {
-        let Counts { data: [up, down], lost, connections } = &*self.counts;
+        let Counts { data: [up, down], lost, connections, .. } = &*self.counts;
         Crossed {
             up: up.load(Relaxed),
             down: down.load(Relaxed),
@@ -212,8 +219,15 @@ fn carry(
             window.wait();
             let Ok(length @ 1..) = from.read(&mut buffer) else { break };
             let (arrival, lost) = window.send(&link, length);
-            counts.data[direction].fetch_add(length as u64, Relaxed);
+            let before = counts.data[direction].fetch_add(length as u64, Relaxed);
             counts.lost.fetch_add(lost, Relaxed);
+            if direction == 0 {
+                let cut_at = counts.cut_at.load(Relaxed);
+                if before < cut_at && cut_at <= before + length as u64 {
+                    let _told = from.shutdown(Shutdown::Both);
+                    break;
+                }
+            }
             if sender.send((arrival, buffer[..length].to_vec())).is_err() {
                 break;
             }

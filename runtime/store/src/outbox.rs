@@ -5,182 +5,26 @@
 //! in the life of the database and never start over, not even under a new epoch.
 
 mod record;
+mod tables;
 #[cfg(test)]
 mod tests;
+mod types;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use redb::{ReadableTable, Table, TableDefinition, WriteTransaction};
+use redb::{ReadableTable, WriteTransaction};
 
 use crate::{Database, StoreError};
 use record::Record;
 pub(crate) use record::fuzz_record;
-
-const META: TableDefinition<&str, u64> = TableDefinition::new("outbox.meta");
-const HEADS: TableDefinition<u64, &[u8]> = TableDefinition::new("outbox.heads");
-const BLOBS: TableDefinition<u64, &[u8]> = TableDefinition::new("outbox.blobs");
-const QUARANTINE: TableDefinition<u64, &[u8]> = TableDefinition::new("outbox.quarantine");
-
-const EPOCH: &str = "epoch";
-const NEXT: &str = "next";
-const BYTES: &str = "bytes";
-const ENTRIES: &str = "entries";
-const ENQUEUED: &str = "enqueued";
-const ACKNOWLEDGED: &str = "acknowledged";
-const DROPPED_STEPS: &str = "dropped-steps";
-const REFUSED_FULL: &str = "refused-full";
-const REQUEUED: &str = "requeued";
-const QUARANTINED: &str = "quarantined";
+use tables::{
+    ACKNOWLEDGED, BLOBS, BYTES, DROPPED_STEPS, ENQUEUED, ENTRIES, EPOCH, Found, HEADS, META, NEXT,
+    QUARANTINE, QUARANTINED, REFUSED_FULL, REQUEUED, Tables, decode_head, find,
+};
+pub use types::{Counters, Draft, Entry, Head, Kind, OutboxBounds, OutboxError, Place};
 
 /// How many heads of corrupt entries are kept for a person to look at.
 const KEPT_QUARANTINED: usize = 3;
-
-/// What a contribution is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Kind {
-    /// An increment of statistics: exact, order-free, never stale; never dropped.
-    Sum = 1,
-    /// A parameter delta against a base version; the first to go when room is short.
-    Step = 2,
-}
-
-impl Kind {
-    fn from_tag(tag: u8) -> Option<Self> {
-        match tag {
-            1 => Some(Self::Sum),
-            2 => Some(Self::Step),
-            _ => None,
-        }
-    }
-}
-
-/// Upper bounds of the outbox.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OutboxBounds {
-    /// Most bytes of heads and blobs together.
-    pub max_bytes: u64,
-    /// Most entries.
-    pub max_entries: u64,
-}
-
-impl Default for OutboxBounds {
-    /// 64 MiB in 1,024 entries.
-    fn default() -> Self {
-        Self { max_bytes: 64 * 1024 * 1024, max_entries: 1024 }
-    }
-}
-
-/// Where an entry stands: with the gateway's key and the blob's hash, the identity of a contribution.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Place {
-    /// The random epoch of the store.
-    pub epoch: u64,
-    /// The sequence, counted from 1.
-    pub sequence: u64,
-}
-
-/// What is to be enqueued, less the manifest, which needs to know its place.
-#[derive(Debug, Clone, Copy)]
-pub struct Draft<'a> {
-    /// Sum or step.
-    pub kind: Kind,
-    /// The task, at most 255 bytes.
-    pub task: &'a str,
-    /// The blob exactly as it will be sent.
-    pub blob: &'a [u8],
-}
-
-/// A pending entry without its blob.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Head {
-    /// Epoch and sequence.
-    pub place: Place,
-    /// Sum or step.
-    pub kind: Kind,
-    /// The task.
-    pub task: String,
-    /// The signed manifest.
-    pub manifest: Vec<u8>,
-    /// Size of the blob in bytes.
-    pub blob_bytes: u32,
-    /// blake3 of the blob.
-    pub blob_hash: [u8; 32],
-}
-
-/// A pending entry.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
-    /// Everything but the blob.
-    pub head: Head,
-    /// The blob; its hash was checked when it was read.
-    pub blob: Vec<u8>,
-}
-
-/// What happened in the outbox since the database was made, and what is in it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Counters {
-    /// Entries that wait.
-    pub pending: u64,
-    /// Bytes of the entries that wait.
-    pub pending_bytes: u64,
-    /// Entries ever accepted.
-    pub enqueued: u64,
-    /// Entries deleted by an application ack.
-    pub acknowledged: u64,
-    /// Steps dropped to make room.
-    pub dropped_steps: u64,
-    /// Entries refused for want of room.
-    pub refused_full: u64,
-    /// Entries that took a new place after a sequence conflict.
-    pub requeued: u64,
-    /// Entries set aside because they did not read back as written.
-    pub quarantined: u64,
-}
-
-/// Why an entry was not taken.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum OutboxError {
-    /// There is no room, and no steps to drop that would make enough. Nothing was changed.
-    #[error(
-        "the outbox is full ({pending} entries, {pending_bytes} bytes wait, {wanted} bytes more were asked \
-         for); it empties once the aggregator can be reached, or raise its bounds"
-    )]
-    Full {
-        /// Entries that wait.
-        pending: u64,
-        /// Bytes that wait.
-        pending_bytes: u64,
-        /// Bytes of the refused entry.
-        wanted: u64,
-    },
-    /// The entry can never fit.
-    #[error("an entry of {bytes} bytes exceeds the outbox's bound of {max_bytes} bytes; raise the bound")]
-    TooLarge {
-        /// Bytes of the entry.
-        bytes: u64,
-        /// The bound.
-        max_bytes: u64,
-    },
-    /// The task's name does not fit the record.
-    #[error("a task's name has at most 255 bytes, this one has {0}; rename the task")]
-    TaskName(usize),
-    /// The store failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
-macro_rules! from_redb {
-    ($($kind:ty),+) => {$(
-        impl From<$kind> for OutboxError {
-            fn from(error: $kind) -> Self {
-                Self::Store(error.into())
-            }
-        }
-    )+};
-}
-from_redb!(redb::TableError, redb::StorageError, redb::CommitError);
 
 /// The outbox of a database. Holds no entry in memory.
 #[derive(Debug)]
@@ -501,95 +345,5 @@ impl Iterator for Pending<'_> {
             self.after = head.place.sequence;
         }
         Some(head)
-    }
-}
-
-enum Found {
-    Nothing,
-    Corrupt,
-    Entry(Box<Entry>),
-}
-
-fn decode_head(sequence: u64, raw: &[u8]) -> Option<Head> {
-    let record = Record::decode(raw)?;
-    Some(Head {
-        place: Place { epoch: record.epoch, sequence },
-        kind: record.kind,
-        task: record.task.to_owned(),
-        manifest: record.manifest.to_vec(),
-        blob_bytes: record.blob_bytes,
-        blob_hash: record.blob_hash,
-    })
-}
-
-fn find(
-    heads: &impl ReadableTable<u64, &'static [u8]>,
-    blobs: &impl ReadableTable<u64, &'static [u8]>,
-    sequence: u64,
-) -> Result<Found, StoreError> {
-    let Some(raw) = heads.get(sequence)? else { return Ok(Found::Nothing) };
-    let (Some(head), Some(blob)) = (decode_head(sequence, raw.value()), blobs.get(sequence)?) else {
-        return Ok(Found::Corrupt);
-    };
-    let blob = blob.value();
-    if blob.len() as u64 != u64::from(head.blob_bytes) || *blake3::hash(blob).as_bytes() != head.blob_hash {
-        return Ok(Found::Corrupt);
-    }
-    Ok(Found::Entry(Box::new(Entry { head, blob: blob.to_vec() })))
-}
-
-/// The tables of one write transaction. The totals in `META` are kept with every insert and delete.
-struct Tables<'tx> {
-    meta: Table<'tx, &'static str, u64>,
-    heads: Table<'tx, u64, &'static [u8]>,
-    blobs: Table<'tx, u64, &'static [u8]>,
-}
-
-impl<'tx> Tables<'tx> {
-    fn open(tx: &'tx WriteTransaction) -> Result<Self, StoreError> {
-        Ok(Self { meta: tx.open_table(META)?, heads: tx.open_table(HEADS)?, blobs: tx.open_table(BLOBS)? })
-    }
-
-    fn get(&self, name: &str) -> Result<u64, StoreError> {
-        Ok(self.meta.get(name)?.map_or(0, |value| value.value()))
-    }
-
-    fn set(&mut self, name: &str, value: u64) -> Result<(), StoreError> {
-        self.meta.insert(name, value)?;
-        Ok(())
-    }
-
-    fn add(&mut self, name: &str, more: u64) -> Result<(), StoreError> {
-        let sum = self.get(name)?.saturating_add(more);
-        self.set(name, sum)
-    }
-
-    fn insert(&mut self, sequence: u64, head: &[u8], blob: &[u8]) -> Result<(), StoreError> {
-        self.heads.insert(sequence, head)?;
-        self.blobs.insert(sequence, blob)?;
-        self.set(NEXT, sequence + 1)?;
-        self.add(ENTRIES, 1)?;
-        self.add(BYTES, (head.len() + blob.len()) as u64)
-    }
-
-    fn delete(&mut self, sequence: u64) -> Result<(), StoreError> {
-        // Sizes as stored, so that the totals hold for a corrupt entry too.
-        let head = self.heads.remove(sequence)?.map_or(0, |raw| raw.value().len());
-        let blob = self.blobs.remove(sequence)?.map_or(0, |raw| raw.value().len());
-        let (entries, bytes) = (self.get(ENTRIES)?, self.get(BYTES)?);
-        self.set(ENTRIES, entries.saturating_sub(1))?;
-        self.set(BYTES, bytes.saturating_sub((head + blob) as u64))
-    }
-
-    fn holds(&self, place: Place, blob_hash: &[u8; 32]) -> Result<bool, StoreError> {
-        let raw = self.heads.get(place.sequence)?;
-        Ok(raw.is_some_and(|raw| {
-            Record::decode(raw.value())
-                .is_some_and(|record| record.epoch == place.epoch && record.blob_hash == *blob_hash)
-        }))
-    }
-
-    fn entry(&self, sequence: u64) -> Result<Found, StoreError> {
-        find(&self.heads, &self.blobs, sequence)
     }
 }

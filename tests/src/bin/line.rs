@@ -2,10 +2,9 @@
 //! and 800 ms each way, and whether answers on the data plane come later meanwhile. The same once more without the
 //! line. `SEED` draws the losses. Figures go to `target/bench/line.json`.
 
-use loadonce_tests::badline::{BAD, Trip, travel};
+use loadonce_tests::badline::{BAD, Trip, large, travel};
 use loadonce_tests::line::Quality;
 use loadonce_tests::programs::root;
-use loadonce_tests::site::{Task, digits};
 use serde_json::json;
 
 const LABELS: usize = 200;
@@ -13,13 +12,7 @@ const LABELS: usize = 200;
 fn main() {
     let seed = std::env::var("SEED").ok().filter(|text| !text.is_empty());
     let seed = seed.map_or(BAD.seed, |text| text.parse().expect("SEED must be a number"));
-    let head = r#"name = "digits"
-kind = "classify"
-backbone = "sense-tiny"
-classes = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]
-input = { modality = "picture" }
-module = { kind = "ladder", rank = 64, features = 128 }"#;
-    let task = Task { head, ..digits(1, 1, LABELS) };
+    let task = large(LABELS);
     println!("line             s    bytes up  bytes down  lost  connects  questions  p50 ms  p99 ms  max ms");
     let near = travel(&task, LABELS, None);
     row("none", &near);

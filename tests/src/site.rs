@@ -317,8 +317,13 @@ impl Program {
 
     /// The slot an agent serves `task` from.
     pub fn slot(&self, task: &str) -> Slot {
+        self.slot_if_any(task).expect("a slot is active")
+    }
+
+    /// The same of an agent that may have got no version yet.
+    pub fn slot_if_any(&self, task: &str) -> Option<Slot> {
         let mut slots =
             Slots::open(&self.state.join("slots").join(task)).expect("the slots' folder is there");
-        slots.load().expect("the slot reads back").expect("a slot is active")
+        slots.load().expect("the slot reads back")
     }
 }

@@ -403,8 +403,9 @@ impl Run<'_> {
         }
         let newest = outcome.lineage.last().map(|entry| entry.module).unwrap_or_default();
         for agent in &self.agents {
-            let slot = agent.slot("digits");
-            let shared = slot.files.get("shared.safetensors").map(|bytes| hash(bytes)).unwrap_or_default();
+            let slot = agent.slot_if_any("digits");
+            let shared = slot.and_then(|slot| slot.files.get("shared.safetensors").map(|bytes| hash(bytes)));
+            let shared = shared.unwrap_or_default();
             if shared != newest {
                 let (shared, newest) = (encode_hex(&shared), encode_hex(&newest));
                 wrong.push(format!("{} serves {shared}, the lineage ends in {newest}", agent.name));

@@ -96,7 +96,9 @@ fn an_agent_that_hangs_stops_its_life_signs() {
     let log = site.folder().join("agent.log");
     let mut agent = manager.start("agent", programs::agent(), &config, &log, &runtime);
     manager.wait("readiness", |line| line == "READY=1");
-    manager.wait("a status for people", |line| line == "STATUS=waits for its first task; uplink connected; at rest");
+    manager.wait("a status for people", |line| {
+        line == "STATUS=waits for its first task; uplink connected; at rest"
+    });
     manager.life_signs(3);
     // What is renewed all the time is in memory, not on the disk.
     until("figures in the folder in memory", || runtime.join("figures.json").exists().then_some(()));
@@ -192,7 +194,10 @@ fn training_waits_while_it_is_hot_and_answers_do_not() {
     let answer = client.wait(0, "g1/out/digits/hot", |_| true).json();
     assert!(answer["error"].is_null() && answer["version"] == 0 && answer["exit"] == 3, "{answer}");
     let figures = power(&mut agent, "still a pause", "paused");
-    assert_eq!((&figures["tasks"]["digits"]["version"], &figures["tasks"]["digits"]["steps_sent"]), (&0.into(), &0.into()));
+    assert_eq!(
+        (&figures["tasks"]["digits"]["version"], &figures["tasks"]["digits"]["steps_sent"]),
+        (&0.into(), &0.into())
+    );
 
     heat(&site, "50000\n");
     agent.wait_at_rest("digits", 2);
@@ -221,7 +226,8 @@ fn training_is_scheduled_when_nobody_else_wants_the_processor() {
             named.then(|| rest.split_whitespace().nth(41 - 3)?.parse::<u64>().ok()).flatten()
         })
     };
-    let idle = within(Duration::from_secs(10), "idle scheduling", || policy("training").filter(|p| *p == IDLE));
+    let idle =
+        within(Duration::from_secs(10), "idle scheduling", || policy("training").filter(|p| *p == IDLE));
     assert!(idle.is_ok(), "the training thread has policy {:?}", policy("training"));
     assert_eq!(policy("work"), Some(OTHER), "answers are scheduled as ever");
     agent.process.stop();

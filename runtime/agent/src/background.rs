@@ -109,7 +109,8 @@ impl Agent {
     pub fn at_rest(&self, name: &str, now_ms: u64) -> bool {
         let Some(task) = self.tasks.get(name) else { return false };
         let learned = !task.stale_census && task.census.unsummed == 0 && task.settled(now_ms);
-        let quiet = self.recent.is_empty() && self.unwritten.is_empty() && self.job.is_none() && self.away.is_none();
+        let quiet =
+            self.recent.is_empty() && self.unwritten.is_empty() && self.job.is_none() && self.away.is_none();
         learned
             && quiet
             && self.sender.pending == 0

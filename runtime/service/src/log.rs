@@ -3,7 +3,7 @@
 //! The journal has its own times, and knows how grave a line is by a number at its beginning (sd-daemon(3)). A line
 //! break would begin a new record, so one message is one line.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::os::unix::fs::MetadataExt;
 
 use tracing::{Event, Level, Subscriber};
@@ -132,7 +132,10 @@ mod tests {
         let text = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 3, "{text}");
-        assert!(lines[0].starts_with("<3>") && lines[0].contains("the disk is full; free some room"), "{text}");
+        assert!(
+            lines[0].starts_with("<3>") && lines[0].contains("the disk is full; free some room"),
+            "{text}"
+        );
         assert!(lines[0].contains("/x") && !text.contains('\u{1b}'), "{text}");
         assert!(lines[1].starts_with("<6>") && lines[2].starts_with("<7>"), "{text}");
     }

@@ -126,7 +126,9 @@ mod tests {
         let sys = Sys(tempfile::tempdir().unwrap());
         sys.put("thermal/thermal_zone0/type", "cpu-thermal\n");
         sys.put("thermal/thermal_zone0/temp", "61234\n");
-        for (n, kind, at) in [(0, "active", "40000"), (1, "passive", "95000"), (2, "hot", "85000"), (3, "critical", "110000")] {
+        for (n, kind, at) in
+            [(0, "active", "40000"), (1, "passive", "95000"), (2, "hot", "85000"), (3, "critical", "110000")]
+        {
             sys.put(&format!("thermal/thermal_zone0/trip_point_{n}_type"), kind);
             sys.put(&format!("thermal/thermal_zone0/trip_point_{n}_temp"), at);
         }
@@ -149,7 +151,9 @@ mod tests {
     #[test]
     fn garbage_is_no_reading() {
         let sys = Sys(tempfile::tempdir().unwrap());
-        for (n, temp) in ["", "hot", "999999999", "-274000", "1e3", "99999999999999999999999"].iter().enumerate() {
+        for (n, temp) in
+            ["", "hot", "999999999", "-274000", "1e3", "99999999999999999999999"].iter().enumerate()
+        {
             sys.put(&format!("thermal/thermal_zone{n}/temp"), temp);
         }
         sys.put("thermal/thermal_zone7/temp", b"\xff\xfe\x00");
@@ -170,9 +174,11 @@ mod tests {
     #[test]
     fn batteries_of_the_machine_and_a_weak_supply() {
         let sys = Sys(tempfile::tempdir().unwrap());
-        for (name, kind, status, capacity) in
-            [("AC", "Mains", "", ""), ("BAT0", "Battery", "Discharging", "80"), ("BAT1", "Battery", "Full", "100")]
-        {
+        for (name, kind, status, capacity) in [
+            ("AC", "Mains", "", ""),
+            ("BAT0", "Battery", "Discharging", "80"),
+            ("BAT1", "Battery", "Full", "100"),
+        ] {
             sys.put(&format!("power_supply/{name}/type"), kind);
             sys.put(&format!("power_supply/{name}/status"), status);
             sys.put(&format!("power_supply/{name}/capacity"), capacity);

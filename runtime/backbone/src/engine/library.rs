@@ -95,7 +95,9 @@ fn explain(path: &Path, error: &libloading::Error) -> String {
 fn machine(path: &Path) -> Option<(u8, u8, u16)> {
     let mut header = [0; 20];
     File::open(path).ok()?.read_exact(&mut header).ok()?;
-    header.starts_with(b"\x7fELF").then(|| (header[4], header[5], u16::from_le_bytes([header[18], header[19]])))
+    header
+        .starts_with(b"\x7fELF")
+        .then(|| (header[4], header[5], u16::from_le_bytes([header[18], header[19]])))
 }
 
 fn name_of((_, _, machine): (u8, u8, u16)) -> String {

@@ -10,8 +10,10 @@
 # make bench-backbone   what every exit costs on this machine: target/bench/backbone.json
 # make explore          delivery under losses, deaths and cuts: SCHEDULES random walks from SEED on
 # make bench-fleet      ten thousand gateways against one aggregator, a broker that dies: target/bench/fleet.json
-# make bench-idle       what an idle gateway's uplink carries in MINUTES (20), and so in a day: target/bench/idle.json
+# make bench-idle       what an idle gateway sends and writes to its disk in MINUTES (20), and so in a day: target/bench/idle.json
 # make bench-rounds     buffered rounds against sync with half the fleet ten times slower: target/bench/rounds.json
+# make packages [TARGET=triple]   Debian packages into target/packages (docs/install.md)
+# make test-packages      the packages on a real dpkg and a real systemd, in a container; needs root
 # All install what they miss and say what. Needed beforehand: a Debian or Ubuntu machine, Rust (rustup) and
 # Python 3. Everything that is built or fetched stays under target/, except packages and cargo's own caches.
 
@@ -27,7 +29,7 @@ export SEED ?= 1
 SCHEDULES ?= 200000
 
 .PHONY: help demo test build onnxruntime models models-report bench-backbone bench-codec bench-rounds test-aarch64 explore bench-fleet bench-idle \
-	soak fuzz mutate bad-line harsh clean
+	packages test-packages soak fuzz mutate bad-line harsh clean
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -103,6 +105,15 @@ mutate: onnxruntime
 	cargo build --locked -p loadonce-agent -p loadonce-aggregator
 	LOADONCE_FRAMES=$(or $(FRAMES),100000) LOADONCE_SEED=$(or $(SEED),1) \
 		cargo test --locked -p loadonce-tests --test mutated -- --nocapture
+
+# Other machines' programs come from `make cross`.
+packages:
+	@tests/prepare build
+	deploy/debian/build $(TARGET)
+
+test-packages:
+	@tests/prepare build
+	tests/packages $(PROGRAMS)
 
 clean:
 	cargo clean

@@ -96,6 +96,8 @@ pub struct AgentOptions {
     pub broker: Option<String>,
     /// The broker of the data plane, if it is another one.
     pub data: Option<String>,
+    /// Whether training gives way to everything else on the machine. Not where tests share it with builds.
+    pub idle: bool,
     /// Is told of every line of the log.
     pub observer: Option<Observer>,
 }
@@ -108,6 +110,7 @@ impl Default for AgentOptions {
             spool: None,
             broker: None,
             data: None,
+            idle: false,
             observer: None,
         }
     }
@@ -171,6 +174,11 @@ impl Site {
         self.folder.join("state").join(name)
     }
 
+    /// What agents take for `/sys`: empty, whatever the machine says of its heat and its battery.
+    pub fn sys(&self) -> PathBuf {
+        self.folder.join("sys")
+    }
+
     /// A client of the site's broker that receives `topics` below `loadonce/v1/<site>/`.
     pub fn client(&self, topics: &[&str]) -> Client {
         let topics: Vec<String> = topics.iter().map(|topic| topic_of(topic)).collect();
@@ -223,13 +231,16 @@ impl Site {
         format!(
             "site = \"{SITE}\"\ngateway = \"{name}\"\nstate = \"{}\"\n\
              [backbone]\nbundle = {:?}\nlibrary = \"{}\"\n\
-             [uplink]\nbroker = \"{}\"\nbackoff_cap_s = 1\n{}[trust]\nfirst_use = true\n{}",
+             [uplink]\nbroker = \"{}\"\nbackoff_cap_s = 1\n{}[trust]\nfirst_use = true\n{}\
+             [power]\nscheduling = \"{}\"\nsettle_s = 1\nsysfs = {:?}\n",
             self.state(name).display(),
             options.bundles,
             options.library.display(),
             options.broker.clone().unwrap_or_else(|| self.broker.url()),
             data.unwrap_or_default(),
             spool.unwrap_or_default(),
+            if options.idle { "idle" } else { "normal" },
+            self.sys(),
         )
     }
 

@@ -174,7 +174,7 @@ fn a_bundle_with_one_flipped_byte_is_not_loaded() {
     fs::write(&damaged, bytes).expect("a temporary folder can be written");
     let options = AgentOptions { bundles: vec![bundle.clone()], ..AgentOptions::default() };
     let says = ["segment-2.onnx", "sha256", "install the bundle again", &bundle.display().to_string()];
-    refuses_to_start(&site, &options, 1, &says);
+    refuses_to_start(&site, &options, 3, &says);
     assert_eq!(failed_starts(&site, "bundle"), 1);
 }
 
@@ -184,7 +184,7 @@ fn a_missing_or_too_old_onnx_runtime_is_named() {
     let missing = site.folder().join("nowhere/libonnxruntime.so");
     let says = [missing.display().to_string(), "cross/fetch-onnxruntime".to_owned()];
     let options = AgentOptions { library: missing, ..AgentOptions::default() };
-    refuses_to_start(&site, &options, 1, &[&says[0], &says[1]]);
+    refuses_to_start(&site, &options, 3, &[&says[0], &says[1]]);
 
     let source = site.folder().join("old.c");
     let old = site.folder().join("libonnxruntime.so");
@@ -196,12 +196,49 @@ fn a_missing_or_too_old_onnx_runtime_is_named() {
          const void *OrtGetApiBase(void) { return &base; }\n",
     )
     .expect("a temporary folder can be written");
-    let built =
-        Command::new(system("cc", "gcc")).args(["-shared", "-fPIC", "-o"]).arg(&old).arg(&source).status();
-    assert!(built.is_ok_and(|status| status.success()), "cc builds a library");
+    shared_library(&source, &old, &[]);
     let says = [old.display().to_string(), "1.17.3".to_owned(), "1.24".to_owned()];
     let options = AgentOptions { library: old, ..AgentOptions::default() };
-    refuses_to_start(&site, &options, 1, &[&says[0], &says[1], &says[2]]);
+    refuses_to_start(&site, &options, 3, &[&says[0], &says[1], &says[2]]);
+    assert_eq!(failed_starts(&site, "engine"), 2);
+}
+
+fn shared_library(source: &Path, library: &Path, more: &[&str]) {
+    let mut cc = Command::new(system("cc", "gcc"));
+    let built = cc.args(["-shared", "-fPIC", "-o"]).arg(library).arg(source).args(more).status();
+    assert!(built.is_ok_and(|status| status.success()), "cc builds {}", library.display());
+}
+
+#[test]
+fn a_library_for_another_processor_or_a_newer_system_is_named() {
+    let site = Site::new();
+    // The real library, said to be for another machine: bytes 18 and 19 of an ELF header.
+    let foreign = site.folder().join("foreign.so");
+    let mut bytes = fs::read(programs::onnxruntime()).expect("the library is there");
+    let aarch64 = 183_u16.to_le_bytes();
+    let x86_64 = 62_u16.to_le_bytes();
+    let other = if bytes[18..20] == aarch64 { x86_64 } else { aarch64 };
+    bytes[18..20].copy_from_slice(&other);
+    fs::write(&foreign, bytes).expect("a temporary folder can be written");
+    let options = AgentOptions { library: foreign.clone(), ..AgentOptions::default() };
+    refuses_to_start(&site, &options, 3, &[&foreign.display().to_string(), "made for", "aarch64", "x86_64"]);
+
+    // A library that wants a C library of the future: linked against a stand-in of that version.
+    let (stub, script) = (site.folder().join("stub.c"), site.folder().join("stub.map"));
+    fs::write(&stub, "int from_the_future(void) { return 0; }\n").expect("the folder is ours");
+    fs::write(&script, "GLIBC_9.99 { global: from_the_future; };\n").expect("the folder is ours");
+    let libc = site.folder().join("libc.so.6");
+    let versions = format!("-Wl,--version-script={}", script.display());
+    shared_library(&stub, &libc, &["-nostdlib", "-Wl,-soname,libc.so.6", &versions]);
+    let (source, newer) = (site.folder().join("newer.c"), site.folder().join("newer.so"));
+    fs::write(
+        &source,
+        "int from_the_future(void);\nconst void *OrtGetApiBase(void) { return (void *)(long)from_the_future(); }\n",
+    )
+    .expect("the folder is ours");
+    shared_library(&source, &newer, &["-nostdlib", &libc.display().to_string()]);
+    let options = AgentOptions { library: newer.clone(), ..AgentOptions::default() };
+    refuses_to_start(&site, &options, 3, &[&newer.display().to_string(), "GLIBC_9.99", "newer system"]);
     assert_eq!(failed_starts(&site, "engine"), 2);
 }
 

@@ -5,12 +5,13 @@ use crate::config::Config;
 use crate::figures::Counters;
 use crate::open::random_u64;
 use crate::outgoing::{Outgoing, Side};
+use crate::power::{Cause, Power, Readings};
 use crate::recent::{EarlyLabels, RecentQueue};
 use crate::record::{Given, Record};
 use crate::samples::SamplesError;
 use crate::sending::Loaded;
 use crate::task::{Task, TaskError};
-use crate::training::Job;
+use crate::training::{Away, Job};
 use loadonce_backbone::Bundle;
 use loadonce_control::{BackboneInfo, Pointer, Presence, Signed, SignedError, TaskInfo, TaskManifest};
 use loadonce_delivery::Sender;
@@ -26,6 +27,9 @@ use thiserror::Error;
 pub(crate) const META: TableDefinition<&str, &[u8]> = TableDefinition::new("agent");
 /// Most tasks one agent serves.
 pub const MAX_TASKS: usize = 64;
+
+/// Between two births that tell of pauses of training.
+const BIRTH_AGAIN_MS: u64 = 600_000;
 
 /// Why the agent cannot start or go on.
 #[derive(Debug, Error)]
@@ -92,6 +96,17 @@ pub struct Agent {
     /// Labels that came before their sample.
     pub(crate) early: EarlyLabels,
     pub(crate) job: Option<Job>,
+    /// The job that was lent.
+    pub(crate) away: Option<Away>,
+    /// Whether jobs are lent and not worked on here.
+    pub(crate) lends: bool,
+    /// Jobs lent so far.
+    pub(crate) jobs: u64,
+    pub(crate) power: Power,
+    /// What the newest birth told of a pause, and when.
+    pub(crate) pause_told: Option<(u64, Option<Cause>)>,
+    /// What was last written to `figures.json`, without what changes by itself, and when.
+    pub(crate) figures_written: Option<(u64, [u8; 32])>,
     pub(crate) sender: Sender,
     /// The contribution whose chunks are going out.
     pub(crate) loaded: Option<Loaded>,
@@ -163,6 +178,7 @@ impl Agent {
     /// The uplink is connected and every subscription stands: announce birth and send what waits.
     pub fn on_connected(&mut self, now_ms: u64) -> Result<Outgoing, AgentError> {
         self.connected = true;
+        self.pause_told = Some((now_ms, self.power.paused().map(|(cause, _)| cause)));
         let spread_ms = self.spread_ms();
         self.sender.connected(now_ms, random_u64()?, spread_ms);
         self.fetch_again(now_ms, spread_ms)?;
@@ -190,7 +206,49 @@ impl Agent {
                 .iter()
                 .map(|(name, t)| TaskInfo { name: name.clone(), version: t.version() })
                 .collect(),
+            paused: self.power.paused().map(|(cause, _)| cause.word().to_owned()),
         })
+    }
+
+    /// What the kernel says of heat and power, every few seconds. A pause that begins or ends is told once: in the
+    /// log, and by a new birth, which is at most one in [`BIRTH_AGAIN_MS`], for a metered line pays for it.
+    pub fn on_readings(&mut self, readings: &Readings, now_ms: u64, out: &mut Vec<Outgoing>) {
+        if self.power.observe(now_ms, readings) {
+            self.report_due = true;
+            match self.power.paused() {
+                Some((cause, why)) => {
+                    tracing::warn!(cause = cause.word(), why, "training pauses; answers go on");
+                }
+                None => tracing::info!("training goes on"),
+            }
+        }
+        let cause = self.power.paused().map(|(cause, _)| cause);
+        let due = match self.pause_told {
+            Some((when, told)) => told != cause && now_ms.saturating_sub(when) >= BIRTH_AGAIN_MS,
+            None => cause.is_some(),
+        };
+        if self.connected && due {
+            self.pause_told = Some((now_ms, cause));
+            out.push(self.birth());
+        }
+    }
+
+    /// One line for the person who asks how it goes.
+    pub fn status(&self) -> String {
+        let tasks = match self.tasks.len() {
+            0 => "waits for its first task".to_owned(),
+            1 => "serves 1 task".to_owned(),
+            n => format!("serves {n} tasks"),
+        };
+        let uplink = if self.connected { "uplink connected" } else { "uplink down, deltas wait" };
+        let job = self.away.as_ref().map(|away| &*away.task).or(self.job.as_ref().map(Job::task));
+        let learning = match (&self.degraded, self.power.paused(), job) {
+            (Some(_), ..) => "the state folder cannot be written, nothing is learned".to_owned(),
+            (None, Some((_, why)), _) => format!("training pauses: {why}"),
+            (None, None, Some(task)) => format!("trains {task}"),
+            (None, None, None) => "at rest".to_owned(),
+        };
+        format!("{tasks}; {uplink}; {learning}")
     }
 
     fn presence(&self, presence: &Presence) -> Outgoing {
@@ -342,9 +400,8 @@ impl Agent {
             task.last_step_base = version.try_into().map_or(0, u64::from_le_bytes);
         }
         self.load_slot(&mut task);
-        if self.job.as_ref().is_some_and(|job| job.task() == name) {
-            self.job = None;
-        }
+        self.job.take_if(|job| job.task() == name);
+        self.away.take_if(|away| away.task == *name);
         tracing::info!(
             task = name, version = task.version(), backbone = %task.backbone.bundle().fingerprint(),
             "task is served"

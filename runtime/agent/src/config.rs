@@ -36,6 +36,12 @@ pub struct Config {
     /// Bounds of the store.
     #[serde(default)]
     pub store: StoreConfig,
+    /// When training pauses.
+    #[serde(default)]
+    pub power: PowerConfig,
+    /// Folder in memory for what is renewed all the time, where the service manager gives one.
+    #[serde(skip)]
+    pub runtime: Option<PathBuf>,
 }
 
 /// Most backbones of one agent: each is loaded at the start and stays in memory.
@@ -138,6 +144,53 @@ impl Default for StoreConfig {
     }
 }
 
+/// When training pauses, and how it is scheduled. The defaults need no thought.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PowerConfig {
+    /// Temperature of any thermal zone from which on training pauses; the kernel's own limits may be lower.
+    pub hottest_c: f64,
+    /// By how much it must be cooler again.
+    pub cooler_c: f64,
+    /// Seconds for which every cause must be gone before training goes on.
+    pub settle_s: u64,
+    /// Types of thermal zones that say nothing: on a Jetson, `PMIC-Die` is always at 100 °C.
+    pub ignore_zones: Vec<String>,
+    /// Whether training goes on while the gateway lives on its battery.
+    pub on_battery: bool,
+    /// Level of the battery, percent, below which training pauses in any case.
+    pub battery_percent: f64,
+    /// When the training thread runs.
+    pub scheduling: Scheduling,
+    /// Where the kernel tells of heat and power.
+    pub sysfs: PathBuf,
+}
+
+/// When the training thread runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scheduling {
+    /// When nobody else wants the processor.
+    Idle,
+    /// Like any other thread.
+    Normal,
+}
+
+impl Default for PowerConfig {
+    fn default() -> Self {
+        Self {
+            hottest_c: 80.0,
+            cooler_c: 8.0,
+            settle_s: 60,
+            ignore_zones: vec!["PMIC-Die".to_owned()],
+            on_battery: false,
+            battery_percent: 30.0,
+            scheduling: Scheduling::Idle,
+            sysfs: PathBuf::from("/sys"),
+        }
+    }
+}
+
 const NAME: &str = "must be 1 to 64 of A-Z a-z 0-9 . _ -, not starting with a dot";
 
 /// Why a configuration was refused.
@@ -174,7 +227,7 @@ pub enum ConfigError {
 impl Config {
     /// Reads and validates `path`.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
+        let text = std::fs::read_to_string(loadonce_service::config_path(path))
             .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
         Self::parse(&text, path)
     }
@@ -228,6 +281,19 @@ impl Config {
         if config.store.outbox_bytes < 1 << 20 {
             return value("store.outbox_bytes", "must be at least 1048576");
         }
+        let power = &config.power;
+        if !(20.0..=150.0).contains(&power.hottest_c) {
+            return value("power.hottest_c", "must be 20 to 150, in degrees Celsius");
+        }
+        if !(0.0..=50.0).contains(&power.cooler_c) {
+            return value("power.cooler_c", "must be 0 to 50, in degrees");
+        }
+        if power.settle_s > 86_400 {
+            return value("power.settle_s", "must be at most 86400");
+        }
+        if !(0.0..=100.0).contains(&power.battery_percent) {
+            return value("power.battery_percent", "must be 0 to 100");
+        }
         Ok(config)
     }
 
@@ -261,6 +327,8 @@ mod tests {
         assert!(config.serves("anything"));
         assert_eq!(config.uplink.keep_alive_s, None);
         assert_eq!(config.backbone.bundle, [Path::new("b")]);
+        assert_eq!(config.power.scheduling, Scheduling::Idle);
+        assert!(!config.power.on_battery);
     }
 
     #[test]
@@ -283,6 +351,10 @@ mod tests {
             ("bundle = \"b\"", "bundle = \"b\", threads = 0", "threads"),
             ("bundle = \"b\"", "bundle = []", "backbone.bundle"),
             ("bundle = \"b\"", "bundle = 7", "a list of such folders"),
+            ("first_use = true }", "first_use = true }\n[power]\nhottest_c = 5", "power.hottest_c"),
+            ("first_use = true }", "first_use = true }\n[power]\ncooler_c = nan", "power.cooler_c"),
+            ("first_use = true }", "first_use = true }\n[power]\nbattery_percent = 101", "battery_percent"),
+            ("first_use = true }", "first_use = true }\n[power]\nscheduling = 'never'", "scheduling"),
         ] {
             let error =
                 Config::parse(&GOOD.replace(from, to), Path::new("agent.toml")).unwrap_err().to_string();

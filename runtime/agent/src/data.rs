@@ -76,8 +76,7 @@ impl Agent {
     ) -> Result<Outgoing, Refusal> {
         let mut prediction = self.predict(task, id, payload, now_ms)?;
         prediction.latency_ms = received.elapsed().as_secs_f64() * 1e3;
-        let histogram =
-            if self.job.is_some() { &mut self.counters.training } else { &mut self.counters.idle };
+        let histogram = if self.trains() { &mut self.counters.training } else { &mut self.counters.idle };
         histogram.add(prediction.latency_ms);
         Ok(self.reply(task, id, &prediction))
     }

@@ -1,17 +1,21 @@
 //! The edge: two connections, the spool and one work thread. Everything that decides is in [`Agent`].
 
+mod sysfs;
+mod trainer;
 mod watcher;
 mod worker;
 
 use crate::agent::{Agent, AgentError};
-use crate::config::{BrokerConfig, Config};
+use crate::config::{BrokerConfig, Config, Scheduling};
 use crate::spool::{Fate, Item};
+use crate::training::Training;
 use loadonce_link::{Credentials, Event, Link, LinkConfig, LinkError, Qos, Will};
 use loadonce_wire::limits::{MAX_MQTT_PACKET, MAX_SAMPLE, MAX_TOPIC, packet_bytes};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use trainer::Trainer;
 use worker::Worker;
 
 /// Messages that wait for the work thread. Beyond it the connections stop reading: the broker holds the rest.
@@ -35,6 +39,7 @@ enum Work {
     Spool { item: Item, payload: Vec<u8>, fate: oneshot::Sender<Fate>, _room: OwnedSemaphorePermit },
     Oversized { topic: String, bytes: u64 },
     Refused(&'static str),
+    Trained(Training),
     Stop,
 }
 
@@ -97,6 +102,7 @@ pub async fn run(agent: Agent, config: Config) -> Result<(), EdgeError> {
     let room = Room(Arc::new(Semaphore::new(QUEUE_BYTES)));
     tokio::spawn(forward_uplink(uplink_events, work.clone()));
     tokio::spawn(forward_data(data_events, work.clone(), room.clone()));
+    let trainer = Trainer::start(work.clone(), config.power.scheduling == Scheduling::Idle)?;
     if let Some(spool) = config.spool {
         tokio::spawn(watcher::watch(spool.folder, work.clone(), room));
     }
@@ -104,7 +110,7 @@ pub async fn run(agent: Agent, config: Config) -> Result<(), EdgeError> {
     let links = (uplink.clone(), plane.clone());
     let (ended, mut end) = oneshot::channel();
     let thread = std::thread::Builder::new().name("work".into()).spawn(move || {
-        let result = Worker::new(agent, inbox, links.0, links.1, handle).run();
+        let result = Worker::new(agent, inbox, links, handle, trainer, config.power).run();
         // The receiver outlives the thread; if not, nobody is left to tell.
         let _told = ended.send(result);
     })?;

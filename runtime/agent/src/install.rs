@@ -101,10 +101,9 @@ impl Agent {
         if !self.connected {
             return Ok(());
         }
-        let installing = self.job.as_ref().and_then(|job| match job {
-            Job::Personal(job) => Some((job.task.clone(), job.candidate.version)),
-            Job::Step(_) => None,
-        });
+        let here = self.job.as_ref().and_then(|job| Some((job.task().to_owned(), job.installs()?)));
+        let away = || self.away.as_ref().and_then(|away| Some((away.task.clone(), away.installs?)));
+        let installing = here.or_else(away);
         for (name, task) in &mut self.tasks {
             if !task.behind() {
                 task.fetch = None;

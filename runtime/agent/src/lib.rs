@@ -18,6 +18,7 @@ mod input;
 mod install;
 mod open;
 mod outgoing;
+mod power;
 mod recent;
 mod record;
 mod refusal;
@@ -38,7 +39,9 @@ pub use backbones::{Backbones, BackbonesError};
 pub use edge::{REPORT_EVERY, UPLINK_KEEP_ALIVE};
 pub use figures::{Histogram, Latency};
 pub use outgoing::{Outgoing, Side};
+pub use power::{Battery, Cause, Readings, Zone};
 pub use starts::count_failed;
+pub use training::Training;
 
 /// Decoders of this crate that have no public face, for the fuzz targets; no part of the interface.
 #[doc(hidden)]

@@ -3,9 +3,9 @@
 use clap::Parser;
 use loadonce_agent::config::Config;
 use loadonce_agent::{Agent, Backbones, count_failed, edge};
+use loadonce_service::{exit, log};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use tracing_subscriber::EnvFilter;
 
 /// The loadonce agent: frozen backbones, small modules trained here, raw data never leaves.
 #[derive(Parser)]
@@ -19,17 +19,19 @@ struct Arguments {
     check: bool,
 }
 
+const PROGRAM: &str = "loadonce-agent";
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let filter = EnvFilter::try_from_env("LOADONCE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
-    let config = match Config::read(&arguments.config) {
+    log::init();
+    let mut config = match Config::read(&arguments.config) {
         Ok(config) => config,
         Err(error) => {
-            eprintln!("loadonce-agent: {error}");
-            return ExitCode::from(2);
+            log::last_words(PROGRAM, &error.to_string());
+            return ExitCode::from(exit::CONFIGURATION);
         }
     };
+    config.runtime = runtime_folder();
     let state = config.state.clone();
     match run(config, arguments.check) {
         Ok(()) => ExitCode::SUCCESS,
@@ -37,10 +39,19 @@ fn main() -> ExitCode {
             if !arguments.check {
                 count_failed(&state, cause);
             }
-            eprintln!("loadonce-agent: {report:?}");
-            ExitCode::FAILURE
+            let why = if log::to_journal() { log::chain(&*report) } else { format!("{report:?}") };
+            log::last_words(PROGRAM, &why);
+            // Trying again heals neither a bundle nor a library.
+            let code = if matches!(cause, "bundle" | "engine") { exit::INSTALLATION } else { exit::FAILURE };
+            ExitCode::from(code)
         }
     }
+}
+
+/// What systemd's `RuntimeDirectory=` made: a folder in memory.
+fn runtime_folder() -> Option<PathBuf> {
+    let folders = std::env::var_os("RUNTIME_DIRECTORY")?;
+    std::env::split_paths(&folders).find(|folder| folder.is_absolute())
 }
 
 /// The word under which a failed start is counted, and what is told.

@@ -4,6 +4,7 @@ use crate::agent::{Agent, AgentError, META};
 use crate::backbones::Backbones;
 use crate::config::Config;
 use crate::figures::Counters;
+use crate::power::Power;
 use crate::recent::{EarlyLabels, RecentQueue};
 use crate::residual;
 use crate::samples;
@@ -101,6 +102,12 @@ impl Agent {
             unwritten_since_ms: None,
             early: EarlyLabels::default(),
             job: None,
+            away: None,
+            lends: false,
+            jobs: 0,
+            power: Power::new(config.power.clone()),
+            pause_told: None,
+            figures_written: None,
             sender: sender(),
             loaded: None,
             counters: Counters::default(),
@@ -138,6 +145,7 @@ impl Agent {
         self.degraded = Some(error.to_string());
         self.counters.refuse("state_unwritable");
         self.job = None;
+        self.away = None;
         self.unwritten.clear();
         while self.recent.pop().is_some() {}
         self.sender = sender();

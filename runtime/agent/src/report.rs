@@ -4,16 +4,19 @@ use crate::agent::Agent;
 use crate::course::Courses;
 use crate::figures::Latency;
 use crate::outgoing::{Outgoing, Side};
-use crate::training::Job;
+use crate::power::PowerReport;
 use loadonce_backbone::{Backbone, process_resident_bytes};
 use loadonce_control::TaskKind;
 use loadonce_link::LinkStats;
 use loadonce_module::{Alarm, Choice};
-use loadonce_store::write_atomic;
-use loadonce_trust::encode_hex;
+use loadonce_store::{StoreError, replace};
+use loadonce_trust::{encode_hex, hash};
 use loadonce_wire::Topic;
 use serde::Serialize;
 use std::collections::BTreeMap;
+
+/// Between two times that `figures.json` is written to the disk though nothing happened.
+const FIGURES_AGAIN_MS: u64 = 300_000;
 
 /// Bytes and events of one connection.
 #[derive(Debug, Default, Serialize)]
@@ -130,11 +133,44 @@ struct Report<'a> {
     latency: LatencyReport,
     labels_without_sample: usize,
     failed_starts: BTreeMap<String, u64>,
+    power: PowerReport,
     refusals: &'a BTreeMap<&'static str, u64>,
     treated: &'a BTreeMap<&'static str, u64>,
 }
 
+impl Report<'_> {
+    /// Without what changes though nothing happens.
+    fn still(&mut self) {
+        (self.uptime_s, self.rss_bytes) = (0.0, 0);
+        for line in [&mut self.uplink, &mut self.data] {
+            (line.bytes_up, line.bytes_down) = (0, 0);
+        }
+        (self.power.hottest_c, self.power.battery_percent, self.power.paused_s) = (None, None, 0);
+    }
+}
+
 impl Agent {
+    /// Renews `figures.json`: in memory every time, on the disk where something happened or [`FIGURES_AGAIN_MS`]
+    /// have passed, for an SD card wears. `still` is the hash of the figures without what changes by itself.
+    fn write_figures(&mut self, payload: &[u8], still: [u8; 32], now_ms: u64) -> Result<(), StoreError> {
+        let folder = match &self.config.runtime {
+            Some(folder) => folder,
+            None if self.degraded.is_some() => return Ok(()),
+            None => {
+                let same = |(when, known): (u64, [u8; 32])| {
+                    known == still && now_ms.saturating_sub(when) < FIGURES_AGAIN_MS
+                };
+                if self.figures_written.is_some_and(same) {
+                    return Ok(());
+                }
+                &self.config.state
+            }
+        };
+        replace(&folder.join("figures.json"), payload, 0o644)?;
+        self.figures_written = Some((now_ms, still));
+        Ok(())
+    }
+
     /// Why nothing is written, where that is so.
     pub fn degraded(&self) -> Option<&str> {
         self.degraded.as_deref()
@@ -163,10 +199,12 @@ impl Agent {
         }
         let outbox = self.outbox.counters(&self.database).unwrap_or_default();
         let task_reports = self.tasks.iter().map(|(name, task)| {
-            let training = match &self.job {
-                Some(Job::Step(job)) if job.task == *name => "step",
-                Some(Job::Personal(job)) if job.task == *name => "personal",
-                _ => "idle",
+            let here = self.job.as_ref().map(|job| (job.task(), job.installs()));
+            let away = self.away.as_ref().map(|away| (&*away.task, away.installs));
+            let training = match here.or(away).filter(|(task, _)| *task == name.as_str()) {
+                Some((_, None)) => "step",
+                Some((_, Some(_))) => "personal",
+                None => "idle",
             };
             let active = task.active.as_ref();
             let exits = task.answers();
@@ -197,7 +235,7 @@ impl Agent {
             };
             (name.as_str(), report)
         });
-        let report = Report {
+        let mut report = Report {
             gateway: &self.config.gateway,
             incarnation: self.incarnation,
             uptime_s,
@@ -224,13 +262,14 @@ impl Agent {
             },
             labels_without_sample: self.early.len(),
             failed_starts: crate::starts::failed(&self.config.state),
+            power: self.power.report(),
             refusals: &self.counters.refusals,
             treated: &self.counters.treated,
         };
         let payload = serde_json::to_vec(&report).expect("a report of numbers and names serializes");
-        if self.degraded.is_none()
-            && let Err(error) = write_atomic(&self.config.state.join("figures.json"), &payload, 0o644)
-        {
+        report.still();
+        let still = serde_json::to_vec(&report).expect("a report of numbers and names serializes");
+        if let Err(error) = self.write_figures(&payload, hash(&still), now_ms) {
             self.counters.refuse("figures_not_written");
             tracing::warn!(%error, "figures.json was not written");
         }

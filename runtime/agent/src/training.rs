@@ -8,6 +8,8 @@ use crate::serving::Active;
 use crate::task::Task;
 use loadonce_module::{Dataset, Head, Progress, Target, TrainError, Trainer, dequantize};
 use loadonce_store::Database;
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
 
 /// Most labelled samples a training run takes; the newest win. Bounds its memory.
 const MAX_TRAINING: usize = 8192;
@@ -130,6 +132,14 @@ pub(crate) struct StepJob {
     pub trainer: Trainer,
 }
 
+/// What came of a job.
+pub(crate) enum Finished {
+    /// A trained step.
+    Step(Box<StepJob>),
+    /// What is to be served from now on.
+    Personal(Box<PersonalJob>, Box<Active>),
+}
+
 impl Job {
     /// The task it is for.
     pub(crate) fn task(&self) -> &str {
@@ -138,6 +148,77 @@ impl Job {
             Self::Personal(job) => &job.task,
         }
     }
+
+    /// The version that is being installed, if it is that kind of job.
+    pub(crate) fn installs(&self) -> Option<u64> {
+        match self {
+            Self::Step(_) => None,
+            Self::Personal(job) => Some(job.candidate.version),
+        }
+    }
+
+    /// One bounded unit: the job again, or what came of it.
+    pub(crate) fn advance(self) -> ControlFlow<Finished, Self> {
+        match self {
+            Self::Step(mut job) => {
+                if job.step() {
+                    ControlFlow::Break(Finished::Step(job))
+                } else {
+                    ControlFlow::Continue(Self::Step(job))
+                }
+            }
+            Self::Personal(mut job) => match job.step() {
+                Some(active) => ControlFlow::Break(Finished::Personal(job, Box::new(active))),
+                None => ControlFlow::Continue(Self::Personal(job)),
+            },
+        }
+    }
+}
+
+/// A job that another thread works on meanwhile; the agent knows it by its number.
+pub struct Training {
+    number: u64,
+    /// Taken only while a unit is under way.
+    work: Option<ControlFlow<Finished, Job>>,
+    longest: Duration,
+}
+
+impl Training {
+    pub(crate) fn new(number: u64, job: Job) -> Self {
+        Self { number, work: Some(ControlFlow::Continue(job)), longest: Duration::ZERO }
+    }
+
+    /// Its number; never 0.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// One bounded unit of work; `false` when there is nothing left to do.
+    pub fn advance(&mut self) -> bool {
+        let started = Instant::now();
+        self.work = match self.work.take() {
+            Some(ControlFlow::Continue(job)) => Some(job.advance()),
+            other => other,
+        };
+        self.longest = self.longest.max(started.elapsed());
+        matches!(self.work, Some(ControlFlow::Continue(_)))
+    }
+
+    /// What has become of it, and how long its longest unit took.
+    pub(crate) fn end(self) -> (Option<ControlFlow<Finished, Job>>, Duration) {
+        (self.work, self.longest)
+    }
+}
+
+/// What the agent remembers of a job that is away.
+#[derive(Debug, Clone)]
+pub(crate) struct Away {
+    /// Its number.
+    pub number: u64,
+    /// Its task.
+    pub task: String,
+    /// The version that it installs, if it does.
+    pub installs: Option<u64>,
 }
 
 impl StepJob {

@@ -240,6 +240,14 @@ impl Aggregator {
         Ok(self.journal.totals(&line.id)?.map(|totals| totals.to_bytes()))
     }
 
+    /// One line for the person who asks how it goes.
+    pub fn status(&self, connected: bool) -> String {
+        let (known, up) =
+            self.registry.iter().fold((0, 0), |(known, up), (_, g)| (known + 1, up + u32::from(g.record.up)));
+        let broker = if connected { "broker connected" } else { "broker not connected" };
+        format!("tasks: {}; gateways up: {up} of {known}; {broker}", self.lines.len())
+    }
+
     /// The figures as of now.
     pub fn figures(&self, now_ms: u64) -> Figures {
         let tasks = self.lines.values().map(|line| TaskFigures {

@@ -142,7 +142,7 @@ struct Backbone {
 impl Config {
     /// Reads and validates a configuration; relative paths start at its own folder.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let file: File = parse(path, &read(path, "")?)?;
+        let file: File = parse(path, &read(&loadonce_service::config_path(path), "")?)?;
         let folder = path.parent().unwrap_or(Path::new("."));
         let value = |key: &str, problem: String, remedy| ConfigError::Value {
             path: path.to_owned(),

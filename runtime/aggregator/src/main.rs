@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use loadonce_aggregator::config::Config;
 use loadonce_aggregator::replay_state;
-use tracing_subscriber::EnvFilter;
+use loadonce_service::{exit, log};
 
 /// The loadonce aggregator: takes what gateways learned, cuts module versions, serves them.
 #[derive(Parser)]
@@ -25,6 +25,8 @@ struct Arguments {
     #[arg(long, requires = "verify_journal")]
     json: bool,
 }
+
+const PROGRAM: &str = "loadonce-aggregator";
 
 /// Exit codes: 0 everything that is kept was reproduced, 1 something differs or nothing could be read.
 fn verify_journal(state: &Path, json: bool) -> ExitCode {
@@ -48,20 +50,19 @@ fn verify_journal(state: &Path, json: bool) -> ExitCode {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let filter = EnvFilter::try_from_env("LOADONCE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    log::init();
     if let Some(state) = arguments.verify_journal {
         return verify_journal(&state, arguments.json);
     }
     let Some(config) = arguments.config else {
-        eprintln!("loadonce-aggregator: give --config");
-        return ExitCode::from(2);
+        log::last_words(PROGRAM, "give --config");
+        return ExitCode::from(exit::CONFIGURATION);
     };
     let config = match Config::read(&config) {
         Ok(config) => config,
         Err(error) => {
-            eprintln!("loadonce-aggregator: {error}");
-            return ExitCode::from(2);
+            log::last_words(PROGRAM, &error.to_string());
+            return ExitCode::from(exit::CONFIGURATION);
         }
     };
     if arguments.check {
@@ -74,17 +75,16 @@ fn main() -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!(
-                "loadonce-aggregator: the system gives no event loop: {error}; raise the limit of open files"
-            );
+            let why = format!("the system gives no event loop: {error}; raise the limit of open files");
+            log::last_words(PROGRAM, &why);
             return ExitCode::FAILURE;
         }
     };
     match runtime.block_on(loadonce_aggregator::run(config)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("loadonce-aggregator: {error}");
-            ExitCode::FAILURE
+            log::last_words(PROGRAM, &log::chain(&error));
+            ExitCode::from(exit::FAILURE)
         }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use loadonce_link::{Event, Link, LinkConfig, LinkError, LinkHandle, Qos};
+use loadonce_service::Notify;
 use loadonce_store::{Database, StoreError, write_atomic};
 use loadonce_trust::{Identity, KeyError, encode_hex};
 use loadonce_wire::limits::MAX_MQTT_PACKET;
@@ -146,7 +147,8 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         link: link.clone(),
         handle: Handle::current(),
         start,
-        figures: FiguresSchedule { path: config.state.join("figures.json"), due: start, failed: false },
+        figures: FiguresSchedule { path: figures_path(&config.state), due: start, failed: false },
+        manager: Notify::from_env(),
     };
     let thread = std::thread::Builder::new()
         .name("core".into())
@@ -165,6 +167,13 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     drop(inputs);
     thread.join().map_err(|_| RunError::Defect)?;
     result
+}
+
+/// In the folder in memory that the service manager gives (`RuntimeDirectory=`), else with the state.
+fn figures_path(state: &Path) -> PathBuf {
+    let folders = std::env::var_os("RUNTIME_DIRECTORY").unwrap_or_default();
+    let runtime = std::env::split_paths(&folders).find(|folder| folder.is_absolute());
+    runtime.unwrap_or_else(|| state.to_owned()).join("figures.json")
 }
 
 async fn stop(
@@ -215,6 +224,7 @@ struct Desk {
     handle: Handle,
     start: Instant,
     figures: FiguresSchedule,
+    manager: Notify,
 }
 
 impl Desk {
@@ -251,7 +261,10 @@ impl Desk {
             if self.figures.due <= Instant::now() {
                 self.write_figures();
             }
+            // A turn that hangs says nothing, and the manager finds out.
+            self.manager.alive(|| self.core.status(self.link.is_connected()));
         }
+        self.manager.stopping("says goodbye");
         // The last word: what the newest figures do not tell yet.
         self.write_figures();
         Ok(())

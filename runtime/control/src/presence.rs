@@ -39,6 +39,9 @@ pub enum Presence {
         backbones: Vec<BackboneInfo>,
         /// Served tasks.
         tasks: Vec<TaskInfo>,
+        /// Why training pauses, in a word (`heat`, `battery`, `undervoltage`); absent while it does not.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        paused: Option<String>,
     },
     /// Last will, or a goodbye.
     Down {

@@ -85,6 +85,16 @@ pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), StoreErr
     write_atomic_on(&Disk, path, bytes, mode)
 }
 
+/// Writes one file so that a reader sees the old one or the new one, and a power cut may leave neither: for figures
+/// that are current for seconds only, without waiting for the disk.
+pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), StoreError> {
+    let temporary = temporary_name(path);
+    let step = |at: &Path, result: io::Result<()>| result.map_err(|error| StoreError::from_io(at, error));
+    step(&temporary, Disk.remove(&temporary))?;
+    step(&temporary, Disk.write(&temporary, bytes, mode))?;
+    step(path, Disk.rename(&temporary, path))
+}
+
 pub(crate) fn write_atomic_on(
     files: &impl Files,
     path: &Path,

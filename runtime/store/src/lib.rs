@@ -4,6 +4,7 @@
 //! - [`Outbox`]: what a gateway has to deliver, in tables of the caller's database.
 //! - [`Slots`]: the A/B files of an installed module; a power cut at any write leaves the old or the new set.
 //! - [`write_atomic`]: one small file (a key) that is either the old or the new one.
+//! - [`replace`]: one small file that is soon written again; no reader sees half of it.
 //!
 //! `crash` (feature `crash`) holds fakes of the disk that lose power at a chosen operation.
 
@@ -17,7 +18,7 @@ mod slots;
 
 pub use database::{DEFAULT_CACHE_BYTES, Database, Quarantined};
 pub use error::StoreError;
-pub use files::{Disk, Files, write_atomic};
+pub use files::{Disk, Files, replace, write_atomic};
 pub use outbox::{Counters, Draft, Entry, Head, Kind, Outbox, OutboxBounds, OutboxError, Pending, Place};
 pub use slots::{MAX_SLOT_FILE_BYTES, MAX_SLOT_FILES, Slot, SlotError, Slots};
 

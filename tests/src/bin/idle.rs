@@ -1,9 +1,14 @@
-//! What an idle gateway costs on its uplink: one agent that has learned and rests, measured on the socket.
+//! What an idle gateway costs on its uplink and on its disk: one agent that has learned and rests, measured on the socket
+//! and by the kernel's account of what it wrote.
 //!
 //! Bytes are the kernel's own (`ss`): what TCP carried both ways, and the segments, each with 20 bytes of IPv4 and 32 of
 //! TCP (12 of them for the timestamps option that Linux uses). Ethernet, Wi-Fi or PPP add theirs and are not counted. The
 //! agent's report is rarer than a measurement is long; its size is that of `figures.json`, which is the same, and its
 //! number per day is the agent's. The agent's own counters must agree with the kernel's.
+//!
+//! What wears an SD card is `write_bytes` of `/proc/<pid>/io`: pages made dirty on a file system with a device below it.
+//! The agent runs as by hand; as a service its figures are in memory, and it writes less. What the file system and the
+//! card's own controller add is not counted.
 //!
 //! Environment: `MINUTES` (20; a whole number of ping intervals, so that no ping counts more than it should), `OUT` (target/bench/idle.json). Ends with 1 when the bar is missed.
 
@@ -21,6 +26,8 @@ use serde_json::{Value, json};
 
 /// Most bytes a day.
 const MOST: f64 = 50e3;
+/// Most bytes a day that go to the disk.
+const MOST_WRITTEN: f64 = 20e6;
 /// IPv4 header and TCP header with timestamps.
 const HEADERS: u64 = 20 + 32;
 /// Samples the agent learns before it rests.
@@ -65,6 +72,7 @@ fn main() -> ExitCode {
     let report = fs::metadata(agent.state.join("figures.json")).expect("the agent writes its figures").len();
     let mark = uplink.mark();
     let before = (carried(&agent, site.broker.port), own(&agent));
+    let written = written(&agent);
     let begun = Instant::now();
     let time = Duration::from_mins(minutes);
     while begun.elapsed() < time {
@@ -73,6 +81,7 @@ fn main() -> ExitCode {
     }
     let (after, counted) = (carried(&agent, site.broker.port), own(&agent));
     let seconds = begun.elapsed().as_secs_f64();
+    let written = self::written(&agent) - written;
     let reports = uplink.since(mark).iter().filter(|message| message.topic.ends_with("/report")).count();
     let figures = agent.figures();
     assert_eq!(figures["uplink"]["connects"], 1, "the agent reconnected, this is no idle line: {figures}");
@@ -86,7 +95,9 @@ fn main() -> ExitCode {
     let report_wire = (report + 60 + 2 * HEADERS) as f64;
     let reports_day = 86_400.0 / loadonce_agent::REPORT_EVERY.as_secs_f64();
     let total = idle + report_wire * reports_day;
-    let held = total <= MOST && reports == 0;
+    let written_day = written as f64 * day;
+    let on_disk = !in_memory(&agent.state);
+    let held = total <= MOST && reports == 0 && on_disk && written_day <= MOST_WRITTEN;
     println!(
         "{seconds:.0} s at rest: {kernel} bytes of MQTT in {} segments",
         after.segments - before.0.segments
@@ -97,6 +108,12 @@ fn main() -> ExitCode {
         report_wire / 1e3,
         total / 1e3,
         MOST / 1e3
+    );
+    println!(
+        "{written} bytes to the disk, {:.2} MB a day of {:.0}{}",
+        written_day / 1e6,
+        MOST_WRITTEN / 1e6,
+        if on_disk { "" } else { "; but the state folder is in memory, so this says nothing: set TMPDIR" }
     );
     let agree = counted - before.1;
     println!("the agent counted {agree} bytes; the bar is {}", if held { "held" } else { "MISSED" });
@@ -110,6 +127,9 @@ fn main() -> ExitCode {
         "report_bytes": report,
         "reports_per_day": reports_day,
         "bytes_per_day": total,
+        "written_bytes": written,
+        "written_bytes_per_day": written_day,
+        "state_on_disk": on_disk,
         "counted": "MQTT, TCP and IPv4 headers of both directions; no link layer",
         "held": held && agree == kernel,
     });
@@ -120,6 +140,22 @@ fn main() -> ExitCode {
         .expect("figures can be written");
     println!("written to {}", out.display());
     ExitCode::from(u8::from(json["held"] != true))
+}
+
+/// Bytes that the agent made the kernel write to a disk, since its start.
+fn written(agent: &Program) -> u64 {
+    let path = format!("/proc/{}/io", agent.process.pid().as_raw_nonzero());
+    let text = fs::read_to_string(path).expect("the kernel counts what its processes write");
+    let line = text.lines().find_map(|line| line.strip_prefix("write_bytes: "));
+    line.and_then(|bytes| bytes.parse().ok()).expect("write_bytes is a number")
+}
+
+/// Whether `folder` lies on a file system without a device.
+fn in_memory(folder: &std::path::Path) -> bool {
+    /// Of tmpfs and ramfs, statfs(2).
+    const MAGIC: [i64; 2] = [0x0102_1994, 0x8584_58f6];
+    let found = rustix::fs::statfs(folder).expect("the state folder is there");
+    MAGIC.contains(&(found.f_type as i64))
 }
 
 /// Bytes the agent counted on its uplink, both ways.

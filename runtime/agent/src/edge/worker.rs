@@ -1,10 +1,14 @@
-//! The work thread: messages first, then one unit of background work, then a nap.
+//! The work thread: messages first, then one unit of background work, then a nap. Training itself is lent to a thread
+//! of its own. On every turn the service manager may learn that the work goes on: a turn that hangs tells it nothing.
 
-use super::{REPORT_EVERY, Work};
+use super::trainer::Trainer;
+use super::{REPORT_EVERY, Work, sysfs};
 use crate::agent::{Agent, AgentError};
+use crate::config::PowerConfig;
 use crate::outgoing::{Outgoing, Side};
 use crate::spool::Fate;
 use loadonce_link::{LinkError, LinkHandle, Qos};
+use loadonce_service::Notify;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
@@ -16,12 +20,19 @@ const TICK: Duration = Duration::from_millis(200);
 /// Longest wait for room in the data plane's queue before an answer is dropped and counted.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
 
+/// Between two looks at heat and power.
+const POWER_EVERY: Duration = Duration::from_secs(10);
+
 pub(super) struct Worker {
     agent: Agent,
     inbox: mpsc::Receiver<Work>,
     uplink: LinkHandle,
     data: LinkHandle,
     handle: Handle,
+    trainer: Trainer,
+    power: PowerConfig,
+    power_read: Option<Instant>,
+    manager: Notify,
     started: Instant,
     /// What waits for room on the uplink: at most one contribution beside small messages.
     backlog: VecDeque<Outgoing>,
@@ -33,23 +44,42 @@ pub(super) struct Worker {
 
 impl Worker {
     pub(super) fn new(
-        agent: Agent,
+        mut agent: Agent,
         inbox: mpsc::Receiver<Work>,
-        uplink: LinkHandle,
-        data: LinkHandle,
+        (uplink, data): (LinkHandle, LinkHandle),
         handle: Handle,
+        trainer: Trainer,
+        power: PowerConfig,
     ) -> Self {
+        agent.lends_jobs();
         let started = Instant::now();
         // A gateway that cannot write its state tells at once, for nobody finds its figures on the disk.
         let sent_up = agent.degraded().is_none().then_some(started);
-        let (backlog, spooled) = (VecDeque::new(), Vec::new());
-        Self { agent, inbox, uplink, data, handle, started, backlog, spooled, reported: started, sent_up }
+        Self {
+            agent,
+            inbox,
+            uplink,
+            data,
+            handle,
+            trainer,
+            power,
+            power_read: None,
+            manager: Notify::from_env(),
+            started,
+            backlog: VecDeque::new(),
+            spooled: Vec::new(),
+            reported: started,
+            sent_up,
+        }
     }
 
     pub(super) fn run(mut self) -> Result<(), AgentError> {
         let mut out = Vec::new();
         let mut busy = true;
         loop {
+            self.look_at_power(&mut out);
+            self.keep_training();
+            self.manager.alive(|| self.agent.status());
             let goes_on = match self.turn(&mut out, &mut busy) {
                 // A full or failing disk takes learning away, not the answers.
                 Err(error) if error.is_of_the_store() && self.agent.degraded().is_none() => {
@@ -64,6 +94,7 @@ impl Worker {
                 other => other?,
             };
             if !goes_on {
+                self.manager.stopping("writes down what was seen last, says goodbye");
                 // What the newest figures do not tell yet.
                 self.renew_figures();
                 return Ok(());
@@ -71,6 +102,25 @@ impl Worker {
             self.settle_spool();
             self.publish(&mut out);
             self.report(&mut busy);
+        }
+    }
+
+    fn look_at_power(&mut self, out: &mut Vec<Outgoing>) {
+        if self.power_read.is_some_and(|last| last.elapsed() < POWER_EVERY) {
+            return;
+        }
+        self.power_read = Some(Instant::now());
+        let readings = sysfs::read(&self.power);
+        self.agent.on_readings(&readings, self.now_ms(), out);
+    }
+
+    /// Lends the job that waits, and calls back one that nobody wants any more.
+    fn keep_training(&mut self) {
+        self.trainer.check();
+        if !self.trainer.is_free() {
+            self.trainer.want(self.agent.wants());
+        } else if let Some(training) = self.agent.lend() {
+            self.trainer.lend(training);
         }
     }
 
@@ -132,6 +182,10 @@ impl Worker {
             },
             Work::Oversized { topic, bytes } => self.agent.on_oversized(&topic, bytes, out),
             Work::Refused(code) => self.agent.count_refusal(code),
+            Work::Trained(training) => {
+                self.trainer.returned();
+                self.agent.take_back(training)?;
+            }
             Work::Stop => {
                 match self.agent.stop() {
                     Ok(()) => self.settle_spool(),

@@ -3,6 +3,8 @@
 use std::env;
 use std::ffi::{CStr, OsString};
 use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use libloading::Library;
@@ -67,11 +69,45 @@ fn open(path: &Path) -> Result<Library, String> {
     unsafe { Library::new(OsString::from(path)) }.map_err(|error| explain(path, &error))
 }
 
-/// What the loader said; it usually names the file itself.
+/// What the loader said; it usually names the file itself. Of a library for another processor it says only that there
+/// is no such file.
 fn explain(path: &Path, error: &libloading::Error) -> String {
-    match std::error::Error::source(error) {
+    if let (Some(library), Some(own)) = (machine(path), machine(Path::new("/proc/self/exe")))
+        && library != own
+    {
+        let (library, own) = (name_of(library), name_of(own));
+        return format!(
+            "{} is made for {library} and this program for {own}; install the library for {own}",
+            path.display()
+        );
+    }
+    let said = match std::error::Error::source(error) {
         Some(said) => said.to_string(),
         None => format!("{}: {error}", path.display()),
+    };
+    if said.contains("' not found (required by") {
+        return format!("{said}: it was built for a newer system than this one");
+    }
+    said
+}
+
+/// The processor that an ELF file is for: class, byte order and machine.
+fn machine(path: &Path) -> Option<(u8, u8, u16)> {
+    let mut header = [0; 20];
+    File::open(path).ok()?.read_exact(&mut header).ok()?;
+    header
+        .starts_with(b"\x7fELF")
+        .then(|| (header[4], header[5], u16::from_le_bytes([header[18], header[19]])))
+}
+
+fn name_of((_, _, machine): (u8, u8, u16)) -> String {
+    match machine {
+        3 => "x86".to_owned(),
+        40 => "32-bit ARM".to_owned(),
+        62 => "x86_64".to_owned(),
+        183 => "aarch64".to_owned(),
+        243 => "RISC-V".to_owned(),
+        other => format!("processor type {other}"),
     }
 }
 

@@ -250,6 +250,9 @@ fn agent_config(plan: &Plan<'_>, gateway: &str, state: &Path) -> Result<String, 
     }
     write!(text, "threads = 1\n\n[uplink]\nbroker = {}\n\n[trust]\nfirst_use = true\n", quoted(plan.broker))
         .expect("a String takes any text");
+    // Ten gateways share this machine; its heat and a laptop's battery are not theirs.
+    let sysfs = quoted_path(&state.join("sys"))?;
+    write!(text, "\n[power]\nscheduling = \"normal\"\nsysfs = {sysfs}\n").expect("a String takes any text");
     Ok(text)
 }
 

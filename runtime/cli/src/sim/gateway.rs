@@ -126,6 +126,7 @@ impl Gateway {
             key: encode_hex(&self.identity.public()),
             backbones: vec![BackboneInfo { name: "sim".into(), fingerprint: encode_hex(&common.backbone) }],
             tasks: vec![TaskInfo { name: common.task.as_str().into(), version }],
+            paused: None,
         };
         serde_json::to_vec(&birth).expect("strings and numbers are JSON")
     }

@@ -41,7 +41,7 @@ impl Outlet {
 
     /// Queues what must not be missed: the few events of a connection's beginning and end.
     pub(crate) fn push(&mut self, event: Event) {
-        self.backlog_holds(self.bytes + cost(&event));
+        self.holds(self.bytes + cost(&event));
         self.backlog.push_back(event);
     }
 
@@ -54,7 +54,7 @@ impl Outlet {
         }
     }
 
-    fn backlog_holds(&mut self, bytes: usize) {
+    fn holds(&mut self, bytes: usize) {
         self.bytes = bytes;
         self.counters.event_queue_bytes.store(bytes as u64, Ordering::Relaxed);
     }
@@ -65,7 +65,7 @@ impl Outlet {
 
     /// Puts `Connected` before the messages that were held for it.
     pub(crate) fn connected(&mut self, event: Event) {
-        self.backlog_holds(self.bytes + cost(&event));
+        self.holds(self.bytes + cost(&event));
         self.backlog.push_front(event);
         self.holding = false;
     }
@@ -86,8 +86,9 @@ impl Outlet {
     pub(crate) async fn deliver(&mut self) -> Result<(), OwnerGone> {
         let room = self.to_owner.reserve().await.map_err(|_| OwnerGone)?;
         if let Some(event) = self.backlog.pop_front() {
-            self.backlog_holds(self.bytes - cost(&event));
+            let cost = cost(&event);
             room.send(event);
+            self.holds(self.bytes - cost);
         }
         Ok(())
     }

@@ -27,9 +27,8 @@ const MAX_CONNECTIONS: usize = 16;
 /// Bytes of a request's head, and its headers.
 const MAX_HEAD: usize = 8 * 1024;
 const MAX_HEADERS: usize = 64;
-/// How long a client may take to ask, and for everything.
-const ASKING: Duration = Duration::from_secs(5);
-const ALTOGETHER: Duration = Duration::from_secs(10);
+/// How long a client may take.
+const PATIENCE: Patience = Patience { asking: Duration::from_secs(5), altogether: Duration::from_secs(10) };
 /// After the system refused a connection: it is short of something that others must give back.
 const AFTER_REFUSAL: Duration = Duration::from_secs(1);
 /// A core whose last snapshot is older does not work: a snapshot is due every second, the longest cut takes seconds.
@@ -54,6 +53,13 @@ pub(super) struct Served {
     pub(super) cut_off: AtomicU64,
 }
 
+/// How long a client may take to ask, and for everything.
+#[derive(Debug, Clone, Copy)]
+struct Patience {
+    asking: Duration,
+    altogether: Duration,
+}
+
 /// The endpoint; it serves until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Server {
@@ -70,7 +76,7 @@ impl Server {
         if !at.ip().is_loopback() {
             tracing::warn!("metrics are served without encryption or password to everybody who reaches {at}");
         }
-        Ok(Self { task: tokio::spawn(accept(listener, newest)) })
+        Ok(Self { task: tokio::spawn(accept(listener, newest, PATIENCE)) })
     }
 }
 
@@ -90,7 +96,7 @@ impl Drop for Open {
     }
 }
 
-async fn accept(listener: TcpListener, newest: Newest) {
+async fn accept(listener: TcpListener, newest: Newest, patience: Patience) {
     let served = Arc::new(Served::default());
     let mut open = Open::default();
     loop {
@@ -109,11 +115,11 @@ async fn accept(listener: TcpListener, newest: Newest) {
             oldest.abort();
             served.cut_off.fetch_add(1, Ordering::Relaxed);
         }
-        open.0.push_back(tokio::spawn(serve(stream, newest.clone(), Arc::clone(&served))));
+        open.0.push_back(tokio::spawn(serve(stream, newest.clone(), Arc::clone(&served), patience)));
     }
 }
 
-async fn serve(stream: TcpStream, newest: Newest, served: Arc<Served>) {
+async fn serve(stream: TcpStream, newest: Newest, served: Arc<Served>, patience: Patience) {
     let service = service_fn(|request: Request<hyper::body::Incoming>| {
         served.requests.fetch_add(1, Ordering::Relaxed);
         let snapshot = newest.borrow().clone();
@@ -122,12 +128,12 @@ async fn serve(stream: TcpStream, newest: Newest, served: Arc<Served>) {
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(ASKING)
+        .header_read_timeout(patience.asking)
         .max_buf_size(MAX_HEAD)
         .max_headers(MAX_HEADERS)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);
-    if !matches!(timeout(ALTOGETHER, connection).await, Ok(Ok(()))) {
+    if !matches!(timeout(patience.altogether, connection).await, Ok(Ok(()))) {
         served.cut_off.fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -57,10 +57,14 @@ struct Endpoint {
 
 impl Endpoint {
     async fn start(first: Option<Arc<Snapshot>>) -> Self {
+        Self::with(first, PATIENCE).await
+    }
+
+    async fn with(first: Option<Arc<Snapshot>>, patience: Patience) -> Self {
         let (snapshots, newest) = watch::channel(first);
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let at = listener.local_addr().unwrap();
-        Self { at, snapshots, task: tokio::spawn(accept(listener, newest)) }
+        Self { at, snapshots, task: tokio::spawn(accept(listener, newest, patience)) }
     }
 
     async fn connect(&self) -> TcpStream {
@@ -169,32 +173,33 @@ async fn who_holds_connections_open_loses_them_to_who_asks() {
     assert!(gone.map_or(true, |text| text.is_empty()), "the oldest was cut off");
 }
 
-#[tokio::test(start_paused = true)]
-async fn slow_clients_are_cut_off_on_time() {
-    let endpoint = Endpoint::start(Some(snapshot(Instant::now()))).await;
-    let begun = tokio::time::Instant::now();
-    let mut silent = endpoint.connect().await;
-    let text = read_all(&mut silent).await.unwrap_or_default();
-    assert!(!text.contains("200 OK"), "{text}");
-    assert!(begun.elapsed() >= ASKING && begun.elapsed() <= ALTOGETHER, "{:?}", begun.elapsed());
-
-    // A byte now and then does not help.
-    let mut slow = endpoint.connect().await;
-    let begun = tokio::time::Instant::now();
-    let (mut reading, mut writing) = slow.split();
-    let drip = async {
-        for byte in b"GET /metrics HTTP/1.1\r\nX: ".iter().chain(std::iter::repeat(&b'x')) {
-            if writing.write_all(&[*byte]).await.is_err() {
-                break;
+/// A client that asks for nothing, and one that asks a byte at a time: both are cut off, the one after the time to
+/// ask, the other after the time for everything.
+#[tokio::test]
+async fn slow_clients_are_cut_off() {
+    let asking = Duration::from_millis(300);
+    for (altogether, dripping) in [(Duration::from_mins(10), false), (asking, true)] {
+        let patience =
+            Patience { asking: if dripping { Duration::from_mins(10) } else { asking }, altogether };
+        let endpoint = Endpoint::with(Some(snapshot(Instant::now())), patience).await;
+        let mut stream = endpoint.connect().await;
+        let begun = Instant::now();
+        let (mut reading, mut writing) = stream.split();
+        let drip = async {
+            let request = b"GET /metrics HTTP/1.1\r\nX: ".iter().chain(std::iter::repeat(&b'x'));
+            for byte in request {
+                // Once it is cut off, reading tells.
+                let _gone = writing.write_all(&[*byte]).await;
+                sleep(Duration::from_millis(20)).await;
             }
-            sleep(Duration::from_secs(1)).await;
+        };
+        let mut text = String::new();
+        tokio::select! {
+            _ = reading.read_to_string(&mut text) => {}
+            () = drip, if dripping => {}
         }
-    };
-    let mut text = String::new();
-    tokio::select! {
-        _ = reading.read_to_string(&mut text) => {}
-        () = drip => {}
+        assert!(!text.contains("200 OK"), "{text}");
+        assert!(begun.elapsed() >= asking, "{:?}", begun.elapsed());
+        assert_eq!(endpoint.figure("loadonce_metrics_connections_cut_off_total").await, 1.0);
     }
-    assert!(!text.contains("200 OK"), "{text}");
-    assert!(begun.elapsed() <= ALTOGETHER + Duration::from_secs(2), "{:?}", begun.elapsed());
 }

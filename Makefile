@@ -12,6 +12,7 @@
 # make bench-fleet      ten thousand gateways against one aggregator, a broker that dies: target/bench/fleet.json
 # make bench-idle       what an idle gateway's uplink carries in MINUTES (20), and so in a day: target/bench/idle.json
 # make bench-rounds     buffered rounds against sync with half the fleet ten times slower: target/bench/rounds.json
+# make test-broker      lints deploy/, and runs broker, metrics, alerts and dashboard against a real Prometheus
 # All install what they miss and say what. Needed beforehand: a Debian or Ubuntu machine, Rust (rustup) and
 # Python 3. Everything that is built or fetched stays under target/, except packages and cargo's own caches.
 
@@ -27,7 +28,7 @@ export SEED ?= 1
 SCHEDULES ?= 200000
 
 .PHONY: help demo test build onnxruntime models models-report bench-backbone bench-codec bench-rounds test-aarch64 explore bench-fleet bench-idle \
-	soak fuzz mutate bad-line harsh clean
+	soak fuzz mutate bad-line harsh test-broker clean
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -103,6 +104,12 @@ mutate: onnxruntime
 	cargo build --locked -p loadonce-agent -p loadonce-aggregator
 	LOADONCE_FRAMES=$(or $(FRAMES),100000) LOADONCE_SEED=$(or $(SEED),1) \
 		cargo test --locked -p loadonce-tests --test mutated -- --nocapture
+
+test-broker: onnxruntime
+	@tests/prepare test
+	deploy/lint
+	cargo build --locked -p loadonce-agent -p loadonce-aggregator
+	cargo test --locked -p loadonce-tests --test broker --test metrics -- --include-ignored --nocapture
 
 clean:
 	cargo clean

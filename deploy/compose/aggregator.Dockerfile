@@ -1,8 +1,9 @@
-# The aggregator in an image of its own. The build context is the folder that holds the program, see compose.yaml.
+# The aggregator in an image of its own. The context `programs` is the folder that holds the program, see compose.yaml.
 FROM debian:12.11-slim
 
 # Nothing is installed: the program needs the C library and nothing else.
-COPY --chmod=0755 loadonce-aggregator /usr/bin/loadonce-aggregator
+# hadolint ignore=DL3022
+COPY --from=programs --chmod=0755 loadonce-aggregator /usr/bin/loadonce-aggregator
 RUN groupadd --system --gid 64123 loadonce \
  && useradd --system --uid 64123 --gid 64123 --home-dir /var/lib/loadonce-aggregator --shell /usr/sbin/nologin loadonce \
  && install --directory --owner=loadonce --group=loadonce --mode=0700 /var/lib/loadonce-aggregator

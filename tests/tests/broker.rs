@@ -16,6 +16,8 @@ use tempfile::TempDir;
 /// Payload bytes that the protocol needs (docs/wire.md), and a packet that no client of ours sends.
 const FITS: usize = 61_440;
 const HUGE: usize = 65_600;
+/// Which the gateway may write and the operator may read.
+const TOPIC: &str = "loadonce/v1/plant/gw/press-1/up";
 
 fn openssl(folder: &Path, arguments: &[&str]) {
     let out = Command::new(system("openssl", "openssl"))
@@ -69,13 +71,12 @@ impl Shipped {
             let certs = here.join("certs");
             authority(&certs, "ca");
             authority(&certs, "other");
-            for name in ["broker", "press-1", "watcher"] {
+            for name in ["broker", "press-1", "@operator"] {
                 certificate(&certs, "ca", name);
             }
             certificate(&certs, "other", "stranger");
         }
-        // Who may do what is another test's; here every name may do everything.
-        fs::write(here.join("acl"), "pattern readwrite #\n").expect("a temporary folder can be written");
+        fs::copy(root().join("deploy/mosquitto/acl"), here.join("acl")).expect("the rules are shipped");
         let log = Log::new(&here.join("mosquitto.log"));
         let port = free_port();
         for must in [listener, "log_dest stderr", "set_tcp_nodelay true"] {
@@ -106,7 +107,7 @@ impl Shipped {
 
     fn command(&self, program: &str, name: Option<&str>) -> Command {
         let mut command = Command::new(system(program, "mosquitto-clients"));
-        command.args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-q", "1", "-t", "loadonce/test"]);
+        command.args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-q", "1", "-t", TOPIC]);
         if self.tls {
             command.arg("--cafile").arg(self.certs().join("ca.pem"));
         }
@@ -170,7 +171,7 @@ impl Drop for Watcher {
 #[test]
 fn the_sites_broker_lets_in_who_has_a_certificate_and_takes_what_fits() {
     let mut broker = Shipped::start("mosquitto.conf", "listener 8883", true);
-    let watcher = broker.watch(Some("watcher"), 2);
+    let watcher = broker.watch(Some("@operator"), 2);
 
     assert!(broker.publish(Some("press-1"), FITS).status.success(), "the largest frame fits");
     // Confirmed and thrown away: whoever made it must not come back with it for ever.

@@ -143,24 +143,25 @@ pub async fn run(config: Config) -> Result<(), RunError> {
 
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signals)?;
-    // It serves as long as this function runs.
-    let mut _server = None;
-    let mut observer = None;
-    if let Some(MetricsConfig { listen, gateways, certificates }) = config.metrics {
-        let (snapshots, newest) = watch::channel(None);
-        core.measure(monotonic);
-        _server = Some(Server::start(listen, newest).await?);
-        observer = Some(Observer {
-            snapshots,
-            due: start,
-            gateways,
-            certificates: Certificates::new(certificates),
-            batches: Durations::default(),
-            history_limit_bytes,
-            state: config.state.clone(),
-            journal,
-        });
-    }
+    let (server, observer) = match config.metrics {
+        Some(MetricsConfig { listen, gateways, certificates }) => {
+            let (snapshots, newest) = watch::channel(None);
+            core.measure(monotonic);
+            let server = Server::start(listen, newest).await?;
+            let observer = Observer {
+                snapshots,
+                due: start,
+                gateways,
+                certificates: Certificates::new(certificates),
+                batches: Durations::default(),
+                history_limit_bytes,
+                state: config.state.clone(),
+                journal,
+            };
+            (Some(server), Some(observer))
+        }
+        None => (None, None),
+    };
     let (inputs, inbox) = mpsc::channel(MAX_BATCH);
     let mut forward = tokio::spawn(forward(events, inputs.clone()));
     let (ended, mut end) = oneshot::channel();
@@ -189,6 +190,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     forward.abort();
     drop(inputs);
     thread.join().map_err(|_| RunError::Defect)?;
+    drop(server);
     result
 }
 

@@ -14,6 +14,7 @@
 # make bench-rounds     buffered rounds against sync with half the fleet ten times slower: target/bench/rounds.json
 # make packages [TARGET=triple]   Debian packages into target/packages (docs/install.md)
 # make test-packages      the packages on a real dpkg and a real systemd, in a container; needs root
+# make test-broker      lints deploy/, and runs broker, metrics, alerts and dashboard against a real Prometheus
 # All install what they miss and say what. Needed beforehand: a Debian or Ubuntu machine, Rust (rustup) and
 # Python 3. Everything that is built or fetched stays under target/, except packages and cargo's own caches.
 
@@ -29,7 +30,7 @@ export SEED ?= 1
 SCHEDULES ?= 200000
 
 .PHONY: help demo test build onnxruntime models models-report bench-backbone bench-codec bench-rounds test-aarch64 explore bench-fleet bench-idle \
-	packages test-packages soak fuzz mutate bad-line harsh clean
+	packages test-packages test-broker soak fuzz mutate bad-line harsh clean
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -114,6 +115,12 @@ packages:
 test-packages:
 	@tests/prepare build
 	tests/packages $(PROGRAMS)
+
+test-broker: onnxruntime
+	@tests/prepare test
+	deploy/lint
+	cargo build --locked -p loadonce-agent -p loadonce-aggregator
+	cargo test --locked -p loadonce-tests --test broker --test metrics -- --include-ignored --nocapture
 
 clean:
 	cargo clean

@@ -127,6 +127,8 @@ pub struct AggregatorOptions {
     pub bundles: Vec<PathBuf>,
     /// Is told of every line of the log.
     pub observer: Option<Observer>,
+    /// Further lines of the configuration, at its end.
+    pub more: String,
 }
 
 /// See the module's documentation.
@@ -208,10 +210,11 @@ impl Site {
         let bundles = bundles.iter().map(each).collect::<Vec<_>>().concat();
         let text = format!(
             "site = \"{SITE}\"\nbroker = \"{}\"\nstate = \"{}\"\ntasks = [{}]\nadmission = \"{admission}\"\n\
-             {bundles}{gateways}",
+             {bundles}{gateways}{}",
             self.broker.url(),
             state.display(),
             names.join(", "),
+            options.more,
         );
         let program = options.program.unwrap_or_else(programs::aggregator);
         self.launch("aggregator", program, &text, state, options.observer)

@@ -1,6 +1,7 @@
 //! The core: messages in, messages out, everything durable in the journal.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use loadonce_control::{MANIFEST_DOMAIN, POINTER_DOMAIN, Signed, SignedError};
 use loadonce_delivery::Receiver;
@@ -11,13 +12,13 @@ use loadonce_wire::limits::{MAX_FRAME, MAX_JSON};
 use loadonce_wire::{Frame, Kind, Topic};
 use thiserror::Error;
 
-use crate::figures::{ContributionFigures, Counters, Figures, GatewayFigures, TaskFigures};
+use crate::figures::{ContributionFigures, Counters, Figures, GatewayFigures, Spent, Stopwatch, TaskFigures};
 use crate::history::History;
 use crate::intake::Opened;
 use crate::journal::{Journal, JournalError};
 use crate::line::{Line, Newest, SHOWN_VERSIONS};
 use crate::outgoing::{Note, Outgoing};
-use crate::registry::{PresenceOutcome, Registry};
+use crate::registry::{Fleet, PresenceOutcome, Registry};
 use crate::settings::Settings;
 
 /// Why the core cannot start.
@@ -248,8 +249,39 @@ impl Aggregator {
         format!("tasks: {}; gateways up: {up} of {known}; {broker}", self.lines.len())
     }
 
+    /// Measures how long verification takes, on a clock that only rises; its zero does not matter.
+    pub(crate) fn measure(&mut self, clock: fn() -> Duration) {
+        self.counters.verification = Stopwatch::with(clock);
+    }
+
+    /// What was measured.
+    pub(crate) fn verification(&self) -> Spent {
+        self.counters.verification.spent()
+    }
+
+    /// The gateways, in a few numbers; each by itself where there are at most `named` of them.
+    pub(crate) fn fleet(&self, named: usize) -> Fleet {
+        self.registry.fleet(named)
+    }
+
     /// The figures as of now.
     pub fn figures(&self, now_ms: u64) -> Figures {
+        let gateways = self.registry.iter().map(|(name, gateway)| GatewayFigures {
+            name: name.clone(),
+            key: gateway.record.key.clone(),
+            up: gateway.record.up,
+            incarnation: gateway.record.incarnation,
+            agent: gateway.record.agent.clone(),
+            accepted: gateway.record.accepted,
+            blob_bytes: gateway.record.blob_bytes,
+            heard_s: gateway.heard_ms.map(|heard| now_ms.saturating_sub(heard) / 1000),
+            vitals: gateway.vitals,
+        });
+        Figures { gateways: gateways.collect(), ..self.figures_but_gateways(now_ms) }
+    }
+
+    /// The figures without the gateways one by one, of which there may be ten thousand.
+    pub(crate) fn figures_but_gateways(&self, now_ms: u64) -> Figures {
         let tasks = self.lines.values().map(|line| TaskFigures {
             name: line.name().to_owned(),
             backbone: line.pointer.backbone.clone(),
@@ -264,17 +296,10 @@ impl Aggregator {
             samples: line.samples,
             participants: line.participants.iter().copied().collect(),
             heldout: line.heldout,
-        });
-        let gateways = self.registry.iter().map(|(name, gateway)| GatewayFigures {
-            name: name.clone(),
-            key: gateway.record.key.clone(),
-            up: gateway.record.up,
-            incarnation: gateway.record.incarnation,
-            agent: gateway.record.agent.clone(),
-            accepted: gateway.record.accepted,
-            blob_bytes: gateway.record.blob_bytes,
-            heard_s: gateway.heard_ms.map(|heard| now_ms.saturating_sub(heard) / 1000),
-            vitals: gateway.vitals,
+            contributions: line.contributions.clone(),
+            round_bytes: line.pending_bytes,
+            round_age_s: line.round.waiting_ms(now_ms).map(|waited| waited as f64 / 1000.0),
+            deadline_s: line.task.manifest.rounds.deadline_s,
         });
         let (transfers_open, transfers_bytes) = self.receiver.held();
         let counters = self.counters.clone();
@@ -298,7 +323,7 @@ impl Aggregator {
             blocks: counters.blocks,
             block_bytes: counters.block_bytes,
             history: self.history,
-            gateways: gateways.collect(),
+            gateways: Vec::new(),
         }
     }
 

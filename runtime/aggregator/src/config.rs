@@ -12,6 +12,7 @@ use loadonce_wire::Name;
 use serde::Deserialize;
 use thiserror::Error;
 
+use crate::metrics::{DEFAULT_NAMED, MAX_NAMED, MetricsConfig};
 use crate::{Admission, DEFAULT_HISTORY_BYTES, Settings, Task};
 
 /// Largest configuration, manifest or `backbone.toml` in bytes.
@@ -26,6 +27,8 @@ pub struct Config {
     pub credentials: Option<Credentials>,
     /// Folder for key, database and figures.
     pub state: PathBuf,
+    /// The endpoint for metrics, if there is to be one.
+    pub metrics: Option<MetricsConfig>,
     /// What the core needs.
     pub settings: Settings,
 }
@@ -101,6 +104,16 @@ struct File {
     history: Option<u64>,
     #[serde(default)]
     gateways: Vec<GatewayEntry>,
+    metrics: Option<MetricsEntry>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MetricsEntry {
+    listen: String,
+    gateways: Option<usize>,
+    #[serde(default)]
+    certificates: Vec<PathBuf>,
 }
 
 #[derive(Deserialize)]
@@ -190,6 +203,20 @@ impl Config {
                 return Err(value("gateways", problem, "give every gateway its own name and key"));
             }
         }
+        let metrics = file.metrics.map(|entry| {
+            let listen = entry.listen.parse().map_err(|_| {
+                let problem = format!("is `{}`, which is no address and port", entry.listen);
+                value("metrics.listen", problem, "write 127.0.0.1:9464")
+            })?;
+            let gateways = entry.gateways.unwrap_or(DEFAULT_NAMED);
+            if gateways > MAX_NAMED {
+                let problem = format!("is {gateways}");
+                return Err(value("metrics.gateways", problem, "use at most 1000; figures.json lists all"));
+            }
+            let certificates = entry.certificates.iter().map(|path| folder.join(path)).collect();
+            Ok(MetricsConfig { listen, gateways, certificates })
+        });
+        let metrics = metrics.transpose()?;
         let mut tasks: Vec<Task> = Vec::new();
         for manifest_path in file.tasks {
             let manifest_path = folder.join(manifest_path);
@@ -215,7 +242,7 @@ impl Config {
         let history_bytes = file.history.map_or(DEFAULT_HISTORY_BYTES, |mib| mib.saturating_mul(1024 * 1024));
         let settings =
             Settings { site: file.site, admission: file.admission, gateways, tasks, history_bytes };
-        Ok(Self { broker: file.broker, credentials, state: folder.join(file.state), settings })
+        Ok(Self { broker: file.broker, credentials, state: folder.join(file.state), metrics, settings })
     }
 }
 

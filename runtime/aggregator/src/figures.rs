@@ -1,6 +1,7 @@
 //! Counters, and the figures a person or a program reads; keys are described in `docs/aggregator.md`.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use loadonce_control::Wants;
 use loadonce_wire::Reason;
@@ -8,6 +9,68 @@ use serde::Serialize;
 
 use crate::history::History;
 use crate::registry::Vitals;
+
+/// Every word a message is ignored under, so that a counter is seen before it first counts.
+pub(crate) const CAUSES: [&str; 18] = [
+    "bad_hash",
+    "bad_signature",
+    "malformed_chunk",
+    "malformed_frame",
+    "malformed_manifest",
+    "malformed_packet",
+    "malformed_request",
+    "misfit_chunk",
+    "orphan_chunk",
+    "oversized",
+    "presence",
+    "report",
+    "request_over_rate",
+    "stale_will",
+    "unexpected_kind",
+    "unknown_gateway",
+    "unknown_module",
+    "unknown_topic",
+];
+
+/// How long a kind of work takes. The core has no clock: its owner lends one, or nothing is measured. No decision
+/// depends on it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Stopwatch {
+    clock: Option<fn() -> Duration>,
+    spent: Spent,
+}
+
+/// What a stopwatch measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Spent {
+    /// Times the work was done.
+    pub(crate) count: u64,
+    /// Time it took in all.
+    pub(crate) total: Duration,
+}
+
+impl Stopwatch {
+    pub(crate) fn with(clock: fn() -> Duration) -> Self {
+        Self { clock: Some(clock), spent: Spent::default() }
+    }
+
+    pub(crate) fn spent(&self) -> Spent {
+        self.spent
+    }
+
+    /// When a piece of work begins.
+    pub(crate) fn begin(&self) -> Option<Duration> {
+        self.clock.map(|clock| clock())
+    }
+
+    /// It is done; `count` is 0 where it goes on later.
+    pub(crate) fn end(&mut self, begun: Option<Duration>, count: u64) {
+        if let (Some(clock), Some(begun)) = (self.clock, begun) {
+            self.spent.count += count;
+            self.spent.total += clock().saturating_sub(begun);
+        }
+    }
+}
 
 /// What happened since this process started.
 #[derive(Debug, Clone, Default)]
@@ -21,6 +84,8 @@ pub(crate) struct Counters {
     pub(crate) ignored: BTreeMap<&'static str, u64>,
     pub(crate) blocks: u64,
     pub(crate) block_bytes: u64,
+    /// Signature, hash, decompression, norm.
+    pub(crate) verification: Stopwatch,
 }
 
 impl Counters {
@@ -30,6 +95,7 @@ impl Counters {
 
     /// Counts a message that was dropped without an answer.
     pub(crate) fn ignore(&mut self, why: &'static str) {
+        debug_assert!(CAUSES.contains(&why), "{why} is not listed in CAUSES");
         *self.ignored.entry(why).or_default() += 1;
     }
 }
@@ -94,6 +160,29 @@ pub struct TaskFigures {
     pub participants: Vec<u32>,
     /// Held-out figures of the steps behind the newest version, if it was cut from steps by this process.
     pub heldout: Option<Heldout>,
+    /// Contributions to it since this process started.
+    pub contributions: TaskContributions,
+    /// Bytes on disk that the open round keeps.
+    pub round_bytes: u64,
+    /// Seconds since the open round's first contribution (that this process knows of); null before it.
+    pub round_age_s: Option<f64>,
+    /// Seconds after which a round closes with the minimum; 0 for never.
+    pub deadline_s: u64,
+}
+
+/// Contributions to a task by outcome.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct TaskContributions {
+    /// Sums accepted.
+    pub sums: u64,
+    /// Steps accepted.
+    pub steps: u64,
+    /// Those of them whose base was not the newest version.
+    pub late: u64,
+    /// Recognised as applied before.
+    pub duplicates: u64,
+    /// Refused, by reason.
+    pub refused: BTreeMap<&'static str, u64>,
 }
 
 /// Mean held-out loss over the gateways of a round, weighted by their held-out samples.

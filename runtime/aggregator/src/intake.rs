@@ -14,11 +14,11 @@ use crate::journal::{Intake, JournalError, Pending, Seen};
 use crate::outgoing::{Note, Outgoing};
 
 /// Contributions one round keeps. Beyond it they are left unanswered, so gateways keep them and try again.
-const MAX_PENDING: usize = 65_536;
+pub(crate) const MAX_PENDING: usize = 65_536;
 /// Contributions of one gateway among them, so that none can close a round to the others.
 const MAX_PENDING_EACH: usize = 256;
 /// Bytes of steps one round keeps on disk: 50,000 of 40,000 parameters in half precision.
-const MAX_PENDING_BYTES: u64 = 4 * 1024 * 1024 * 1024;
+pub(crate) const MAX_PENDING_BYTES: u64 = 4 * 1024 * 1024 * 1024;
 /// Additions and removals one sum may hold: a hostile one must not use up what the totals can take.
 const MAX_SUM: u64 = 1 << 22;
 /// How long the fault keeps what it acknowledged in memory only.
@@ -162,7 +162,10 @@ impl Aggregator {
             return Ok(Err(self.drop_chunk("malformed_chunk")));
         }
         // An answer deletes data, so only the key that would lose it gets one.
-        if frame.transfer != transfer_id(&manifest) || !authentic(encoded, &manifest) {
+        let begun = self.counters.verification.begin();
+        let believed = frame.transfer == transfer_id(&manifest) && authentic(encoded, &manifest);
+        self.counters.verification.end(begun, 0);
+        if !believed {
             tracing::warn!(gateway, "a contribution whose signature does not verify was dropped");
             return Ok(Err(self.drop_chunk("bad_signature")));
         }
@@ -236,7 +239,10 @@ impl Aggregator {
         now_ms: u64,
     ) -> Result<Vec<Outgoing>, JournalError> {
         let Opened { manifest, encoded } = opened;
-        let sum = match self.decode(codec, &manifest, blob) {
+        let begun = self.counters.verification.begin();
+        let decoded = self.decode(codec, &manifest, blob);
+        self.counters.verification.end(begun, 1);
+        let sum = match decoded {
             Ok(sum) => sum,
             Err(reason) => return Ok(vec![self.answer(gateway, &manifest, Status::Refused, reason)]),
         };
@@ -336,6 +342,11 @@ impl Aggregator {
             }
         };
         if let Some(line) = self.lines.get_mut(manifest.task.as_str()) {
+            match manifest.kind {
+                ContributionKind::Sum => line.contributions.sums += 1,
+                ContributionKind::Step => line.contributions.steps += 1,
+            }
+            line.contributions.late += u64::from(age == Age::Late);
             line.samples = samples.unwrap_or(line.samples);
             if joins {
                 line.round.join(manifest.key, age, now_ms);
@@ -362,7 +373,7 @@ impl Aggregator {
 
     /// There is more to do than can be done: the gateway keeps it and comes back later.
     fn turn_away(&mut self, gateway: &str, manifest: &Manifest, wait_s: u16) -> Outgoing {
-        self.counters.refuse(Reason::Busy);
+        self.count_refusal(manifest, Reason::Busy);
         tracing::debug!(gateway, wait_s, "no room for another large contribution; the gateway waits");
         self.acknowledge(gateway, manifest, (Status::Refused, Reason::Busy), wait_s)
     }
@@ -372,6 +383,9 @@ impl Aggregator {
             Status::Accepted => {}
             Status::Duplicate => {
                 self.counters.duplicates += 1;
+                if let Some(line) = self.lines.get_mut(manifest.task.as_str()) {
+                    line.contributions.duplicates += 1;
+                }
                 tracing::debug!(
                     target: "boundary",
                     gateway, epoch = manifest.epoch, sequence = manifest.sequence, task = %manifest.task,
@@ -379,7 +393,7 @@ impl Aggregator {
                 );
             }
             Status::Refused => {
-                self.counters.refuse(reason);
+                self.count_refusal(manifest, reason);
                 tracing::warn!(
                     gateway, epoch = manifest.epoch, sequence = manifest.sequence, task = %manifest.task,
                     reason = reason.code(), "contribution refused"
@@ -387,6 +401,13 @@ impl Aggregator {
             }
         }
         self.acknowledge(gateway, manifest, (status, reason), 0)
+    }
+
+    fn count_refusal(&mut self, manifest: &Manifest, reason: Reason) {
+        self.counters.refuse(reason);
+        if let Some(line) = self.lines.get_mut(manifest.task.as_str()) {
+            *line.contributions.refused.entry(reason.code()).or_default() += 1;
+        }
     }
 
     /// A signed answer to a contribution.

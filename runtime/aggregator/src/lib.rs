@@ -17,6 +17,7 @@
 //! | `aggregator`, `intake`, `cut`, `blocks` | the core: dispatch, contributions, versions, module files |
 //! | `line` | a task's lineage as the core sees it |
 //! | `figures` | counters and `figures.json` |
+//! | `metrics` | the same for Prometheus, over HTTP |
 //! | `run` | link, timer, signals |
 //!
 //! Two cargo features build faults in on purpose, so that the crash tests can be seen to fail:
@@ -31,6 +32,7 @@ mod history;
 mod intake;
 mod journal;
 mod line;
+mod metrics;
 mod outgoing;
 mod registry;
 mod replay;
@@ -38,10 +40,11 @@ mod run;
 mod settings;
 
 pub use aggregator::{Aggregator, OpenError};
-pub use figures::{ContributionFigures, Figures, GatewayFigures, Heldout, TaskFigures};
+pub use figures::{ContributionFigures, Figures, GatewayFigures, Heldout, TaskContributions, TaskFigures};
 pub use history::History;
 pub use journal::{GatewayRecord, JournalError};
 pub use line::lineage_id;
+pub use metrics::{MetricsConfig, MetricsError};
 pub use outgoing::{Note, Outgoing};
 pub use registry::Vitals;
 pub use replay::{Applied, LineageReplay, Outcome, Replay, ReplayError, VersionReplay, replay, replay_state};

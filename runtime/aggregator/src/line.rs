@@ -8,7 +8,7 @@ use loadonce_rounds::{Age, Expected, LineageEntry, Mode, Open, Round, Rules, ope
 use loadonce_trust::{encode_hex, hash};
 use loadonce_wire::{ContributionKind, Manifest};
 
-use crate::figures::Heldout;
+use crate::figures::{Heldout, TaskContributions};
 use crate::settings::Task;
 
 /// Names a lineage: a task on one backbone with one shape and class list.
@@ -53,6 +53,8 @@ pub(crate) struct Line {
     pub(crate) pointer: Pointer,
     /// Held-out figures that came with the steps of the newest version, since this process started.
     pub(crate) heldout: Option<Heldout>,
+    /// Contributions since this process started.
+    pub(crate) contributions: TaskContributions,
 }
 
 impl Line {
@@ -85,6 +87,7 @@ impl Line {
             bases: Vec::new(),
             pointer,
             heldout: None,
+            contributions: TaskContributions::default(),
         };
         line.advance(newest, previous);
         line

@@ -115,6 +115,37 @@ pub(crate) struct Registry {
     owners: HashMap<PublicKey, String>,
 }
 
+/// All gateways in a few numbers.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct Fleet {
+    /// Gateways that are listed, or were heard.
+    pub(crate) known: usize,
+    /// Those that are up.
+    pub(crate) up: usize,
+    /// Those of which this process has a report; the figures below are of their newest ones.
+    pub(crate) reporting: usize,
+    /// Those whose storage failed.
+    pub(crate) degraded: usize,
+    /// Contributions in their outboxes.
+    pub(crate) outbox_entries: u64,
+    /// Bytes of these.
+    pub(crate) outbox_bytes: u64,
+    /// The largest agent's memory in bytes.
+    pub(crate) largest_rss_bytes: u64,
+    /// Each by itself, in a small fleet.
+    pub(crate) named: Vec<Named>,
+}
+
+/// A gateway by itself.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Named {
+    pub(crate) name: String,
+    pub(crate) up: bool,
+    /// Contributions accepted, ever.
+    pub(crate) accepted: u64,
+    pub(crate) vitals: Option<Vitals>,
+}
+
 /// What a message on a state topic led to.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum PresenceOutcome {
@@ -150,6 +181,31 @@ impl Registry {
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&String, &Gateway)> {
         self.gateways.iter()
+    }
+
+    /// See [`Fleet`]; `most` gateways are named, or none where there are more.
+    pub(crate) fn fleet(&self, most: usize) -> Fleet {
+        let mut fleet = Fleet { known: self.gateways.len(), ..Fleet::default() };
+        for gateway in self.gateways.values() {
+            fleet.up += usize::from(gateway.record.up);
+            if let Some(vitals) = &gateway.vitals {
+                fleet.reporting += 1;
+                fleet.degraded += usize::from(vitals.degraded);
+                fleet.outbox_entries = fleet.outbox_entries.saturating_add(vitals.outbox_entries);
+                fleet.outbox_bytes = fleet.outbox_bytes.saturating_add(vitals.outbox_bytes);
+                fleet.largest_rss_bytes = fleet.largest_rss_bytes.max(vitals.rss_bytes);
+            }
+        }
+        if self.gateways.len() <= most {
+            let named = self.gateways.iter().map(|(name, gateway)| Named {
+                name: name.clone(),
+                up: gateway.record.up,
+                accepted: gateway.record.accepted,
+                vitals: gateway.vitals,
+            });
+            fleet.named = named.collect();
+        }
+        fleet
     }
 
     pub(crate) fn record(&self, name: &str) -> GatewayRecord {
@@ -388,6 +444,26 @@ mod tests {
         assert!(gateway.spend(BYTES_PER_SECOND, 1000));
         assert!(!gateway.spend(1, 1000));
         assert!(gateway.spend(BURST_BYTES, 10_000_000));
+    }
+
+    #[test]
+    fn a_fleet_is_a_few_numbers_and_its_gateways_only_in_a_small_one() {
+        let (mut registry, _) = open(Admission::FirstUse);
+        registry.accepted("new", &[2; 32], GatewayRecord { up: true, accepted: 3, ..record(2) }, 0);
+        let report =
+            br#"{"rss_bytes":12,"outbox":{"entries":2,"bytes":18446744073709551615},"degraded":"disk full"}"#;
+        assert!(registry.report("new", report) && registry.report("listed", report));
+        let fleet = registry.fleet(2);
+        assert_eq!((fleet.known, fleet.up, fleet.reporting, fleet.degraded), (2, 1, 2, 2));
+        assert_eq!(
+            (fleet.outbox_entries, fleet.outbox_bytes),
+            (4, u64::MAX),
+            "hostile numbers do not overflow"
+        );
+        assert_eq!(fleet.largest_rss_bytes, 12);
+        let named: Vec<_> = fleet.named.iter().map(|g| (g.name.as_str(), g.up, g.accepted)).collect();
+        assert_eq!(named, [("listed", false, 0), ("new", true, 3)]);
+        assert_eq!(registry.fleet(1), Fleet { named: Vec::new(), ..fleet });
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use loadonce_link::{Event, Link, LinkConfig, LinkError, LinkHandle, Qos};
@@ -16,13 +16,14 @@ use serde::Serialize;
 use thiserror::Error;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::aggregator::{Aggregator, OpenError};
 use crate::config::Config;
 use crate::figures::Figures;
 use crate::journal::JournalError;
+use crate::metrics::{self, Certificates, Durations, Machine, MetricsConfig, MetricsError, Server, Snapshot};
 use crate::outgoing::Outgoing;
 
 /// Page cache of the database in bytes: totals and modules of some dozens of tasks.
@@ -34,14 +35,14 @@ const FIGURES: Duration = Duration::from_secs(2);
 /// Writing it takes at most one part in this many of the time: it lists every gateway.
 const FIGURES_SHARE: u32 = 100;
 /// Bytes that may wait for the broker: the largest answer to a block request, with room to spare.
-const QUEUE_BYTES: usize = 8 * 1024 * 1024;
+pub(crate) const QUEUE_BYTES: usize = 8 * 1024 * 1024;
 /// Messages that are made durable together, and their bytes.
-const MAX_BATCH: usize = 256;
+pub(crate) const MAX_BATCH: usize = 256;
 const BATCH_BYTES: usize = 8 * 1024 * 1024;
 /// Bytes of messages that wait in the link. Above half of it the link stops reading and offers are turned away; but it
 /// reads on while answers wait for the broker's confirmation, which comes behind the messages. So there is room for
 /// all the chunks that the receiver may have asked for, and none of them is dropped.
-const EVENT_BYTES: usize = 48 * 1024 * 1024;
+pub(crate) const EVENT_BYTES: usize = 48 * 1024 * 1024;
 
 /// Why the aggregator stopped.
 #[derive(Debug, Error)]
@@ -74,6 +75,9 @@ pub enum RunError {
     /// The link cannot be set up.
     #[error(transparent)]
     Link(#[from] LinkError),
+    /// The metrics cannot be served.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
     /// The link ended by itself.
     #[error("the link to the broker ended unexpectedly; restart the aggregator")]
     LinkEnded,
@@ -119,9 +123,11 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let start = Instant::now();
     let identity = identity(&config.state)?;
     tracing::info!(site = config.settings.site, key = encode_hex(&identity.public()), "aggregator starts");
-    let database = Database::open(&config.state.join("aggregator.redb"), CACHE_BYTES)?;
+    let journal = config.state.join("aggregator.redb");
+    let database = Database::open(&journal, CACHE_BYTES)?;
     let site = config.settings.site.clone();
-    let core = Aggregator::open(config.settings, identity, database, 0)?;
+    let history_limit_bytes = config.settings.history_bytes;
+    let mut core = Aggregator::open(config.settings, identity, database, 0)?;
 
     let mut link_config = LinkConfig::new(&config.broker, &format!("{site}.aggregator"), MAX_MQTT_PACKET)?;
     link_config.credentials = config.credentials;
@@ -138,6 +144,25 @@ pub async fn run(config: Config) -> Result<(), RunError> {
 
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signals)?;
+    let (server, observer) = match config.metrics {
+        Some(MetricsConfig { listen, gateways, certificates }) => {
+            let (snapshots, newest) = watch::channel(None);
+            core.measure(monotonic);
+            let server = Server::start(listen, newest).await?;
+            let observer = Observer {
+                snapshots,
+                due: start,
+                gateways,
+                certificates: Certificates::new(certificates),
+                batches: Durations::default(),
+                history_limit_bytes,
+                state: config.state.clone(),
+                journal,
+            };
+            (Some(server), Some(observer))
+        }
+        None => (None, None),
+    };
     let (inputs, inbox) = mpsc::channel(MAX_BATCH);
     let mut forward = tokio::spawn(forward(events, inputs.clone()));
     let (ended, mut end) = oneshot::channel();
@@ -149,6 +174,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         start,
         figures: FiguresSchedule { path: figures_path(&config.state), due: start, failed: false },
         manager: Notify::from_env(),
+        observer,
     };
     let thread = std::thread::Builder::new()
         .name("core".into())
@@ -166,6 +192,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     forward.abort();
     drop(inputs);
     thread.join().map_err(|_| RunError::Defect)?;
+    drop(server);
     result
 }
 
@@ -216,6 +243,25 @@ struct FiguresSchedule {
     failed: bool,
 }
 
+/// Takes the snapshots that are served as metrics.
+struct Observer {
+    snapshots: watch::Sender<Option<Arc<Snapshot>>>,
+    due: Instant,
+    /// Fleets of at most this many gateways are shown one by one.
+    gateways: usize,
+    certificates: Certificates,
+    batches: Durations,
+    history_limit_bytes: u64,
+    state: PathBuf,
+    journal: PathBuf,
+}
+
+/// A clock that only rises, for stopwatches.
+fn monotonic() -> Duration {
+    static BEGUN: OnceLock<Instant> = OnceLock::new();
+    BEGUN.get_or_init(Instant::now).elapsed()
+}
+
 /// The core's thread.
 struct Desk {
     core: Aggregator,
@@ -225,6 +271,7 @@ struct Desk {
     start: Instant,
     figures: FiguresSchedule,
     manager: Notify,
+    observer: Option<Observer>,
 }
 
 impl Desk {
@@ -263,6 +310,7 @@ impl Desk {
             }
             // A turn that hangs says nothing, and the manager finds out.
             self.manager.alive(|| self.core.status(self.link.is_connected()));
+            self.observe();
         }
         self.manager.stopping("says goodbye");
         // The last word: what the newest figures do not tell yet.
@@ -274,13 +322,41 @@ impl Desk {
         if messages.is_empty() {
             return Ok(());
         }
-        let now = self.now();
+        let (now, begun) = (self.now(), Instant::now());
         self.core.set_crowded(self.link.is_crowded());
         let out = self
             .core
             .on_batch(messages.iter().map(|(topic, payload)| (topic.as_str(), payload.as_slice())), now)?;
+        if let Some(observer) = &mut self.observer {
+            observer.batches.note(begun.elapsed());
+        }
         self.publish(out);
         Ok(())
+    }
+
+    /// Takes a snapshot when one is due.
+    fn observe(&mut self) {
+        let now_ms = self.now();
+        let Some(observer) = &mut self.observer else { return };
+        let taken = Instant::now();
+        if observer.due > taken {
+            return;
+        }
+        let snapshot = Snapshot {
+            taken,
+            figures: self.core.figures_but_gateways(now_ms),
+            fleet: self.core.fleet(observer.gateways),
+            history_limit_bytes: observer.history_limit_bytes,
+            verification: self.core.verification(),
+            batches: observer.batches,
+            inbox: self.inbox.len(),
+            connected: self.link.is_connected(),
+            link: self.link.stats(),
+            machine: Machine::now(&observer.state, &observer.journal),
+            certificates: observer.certificates.ends(taken),
+        };
+        observer.snapshots.send_replace(Some(Arc::new(snapshot)));
+        observer.due = taken + metrics::EVERY;
     }
 
     fn note(&mut self, event: Event) {

@@ -104,6 +104,18 @@ fn every_mistake_names_file_key_and_remedy() {
         ("press-1", ".press", "aggregator.toml", ["gateways.name", "use 1 to 64"]),
         ("site = ", "password = \"x\"\nsite = ", "aggregator.toml", ["`password`", "both, or neither"]),
         ("[[gateways]]", "[[gateways]]\nrole = 1", "aggregator.toml", ["role", "unknown"]),
+        (
+            "[[gateways]]",
+            "[metrics]\nlisten = \"9464\"\n[[gateways]]",
+            "aggregator.toml",
+            ["metrics.listen", "write 127"],
+        ),
+        (
+            "[[gateways]]",
+            "[metrics]\nlisten = \"[::1]:1\"\ngateways = 10000\n[[gateways]]",
+            "aggregator.toml",
+            ["metrics.gateways", "at most 1000"],
+        ),
     ] {
         let (_dir, path) = folder(&GOOD.replacen(from, to, 1), TASK);
         let (code, text) = check(&path);

@@ -228,9 +228,10 @@ impl LinkHandle {
         self.shared.crowded.load(Ordering::Acquire)
     }
 
-    /// The counters.
+    /// The counters, and what waits now.
     pub fn stats(&self) -> LinkStats {
-        self.shared.counters.snapshot()
+        let publish_queue_bytes = self.queue_bytes.saturating_sub(self.room.available_permits()) as u64;
+        LinkStats { publish_queue_bytes, ..self.shared.counters.snapshot() }
     }
 
     /// Sends what is queued and a DISCONNECT, so that the will is not published, and ends the link. After 10 s

@@ -9,6 +9,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tokio::sync::mpsc;
 
@@ -40,7 +41,7 @@ impl Outlet {
 
     /// Queues what must not be missed: the few events of a connection's beginning and end.
     pub(crate) fn push(&mut self, event: Event) {
-        self.bytes += cost(&event);
+        self.holds(self.bytes + cost(&event));
         self.backlog.push_back(event);
     }
 
@@ -53,13 +54,18 @@ impl Outlet {
         }
     }
 
+    fn holds(&mut self, bytes: usize) {
+        self.bytes = bytes;
+        self.counters.event_queue_bytes.store(bytes as u64, Ordering::Relaxed);
+    }
+
     pub(crate) fn is_half_full(&self) -> bool {
         self.bytes > self.max_bytes / 2
     }
 
     /// Puts `Connected` before the messages that were held for it.
     pub(crate) fn connected(&mut self, event: Event) {
-        self.bytes += cost(&event);
+        self.holds(self.bytes + cost(&event));
         self.backlog.push_front(event);
         self.holding = false;
     }
@@ -80,8 +86,9 @@ impl Outlet {
     pub(crate) async fn deliver(&mut self) -> Result<(), OwnerGone> {
         let room = self.to_owner.reserve().await.map_err(|_| OwnerGone)?;
         if let Some(event) = self.backlog.pop_front() {
-            self.bytes -= cost(&event);
+            let cost = cost(&event);
             room.send(event);
+            self.holds(self.bytes - cost);
         }
         Ok(())
     }

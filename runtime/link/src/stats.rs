@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A snapshot of a link's counters since it was started.
+/// A snapshot of a link's counters since it was started, and of what waits in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LinkStats {
     /// Bytes written to the broker's socket.
@@ -23,6 +23,10 @@ pub struct LinkStats {
     pub dropped_publishes: u64,
     /// Subscriptions refused or not confirmed.
     pub subscription_refusals: u64,
+    /// Bytes of publishes that wait now, for the connection or for the broker's confirmation.
+    pub publish_queue_bytes: u64,
+    /// Bytes of events that wait now for the owner, each counted with 128 bytes of its own.
+    pub event_queue_bytes: u64,
 }
 
 #[derive(Debug, Default)]
@@ -36,6 +40,7 @@ pub(crate) struct Counters {
     pub(crate) dropped_messages: AtomicU64,
     pub(crate) dropped_publishes: AtomicU64,
     pub(crate) subscription_refusals: AtomicU64,
+    pub(crate) event_queue_bytes: AtomicU64,
 }
 
 impl Counters {
@@ -55,6 +60,8 @@ impl Counters {
             dropped_messages: get(&self.dropped_messages),
             dropped_publishes: get(&self.dropped_publishes),
             subscription_refusals: get(&self.subscription_refusals),
+            publish_queue_bytes: 0,
+            event_queue_bytes: get(&self.event_queue_bytes),
         }
     }
 }

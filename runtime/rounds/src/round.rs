@@ -160,6 +160,11 @@ impl Round {
         self.blocked = false;
     }
 
+    /// Milliseconds since the first contribution that starts the deadline; `None` before it.
+    pub fn waiting_ms(&self, now_ms: u64) -> Option<u64> {
+        self.first_ms.map(|first| now_ms.saturating_sub(first))
+    }
+
     fn buffers(&self) -> bool {
         self.open == Open::Step && self.rules.mode == Mode::Buffered
     }

@@ -12,6 +12,7 @@
 //! | `data` | real samples as the payloads a camera or a sensor sends |
 //! | `fleet` | a site for `loadonce sim` |
 //! | `fuzz` | a fuzz target for every decoder |
+//! | `image` | the gateway image on an emulated arm64 machine |
 //! | `line`, `badline` | a slow, lossy, far line, and a gateway behind it |
 //! | `soak` | random kills over a whole fleet, and the ledger of every contribution |
 //! | `crash` | the seeded kill schedule and the checks of invariants 1 and 2 |
@@ -26,6 +27,7 @@ pub mod crash;
 pub mod data;
 pub mod fleet;
 pub mod fuzz;
+pub mod image;
 pub mod line;
 pub mod process;
 pub mod programs;

@@ -12,6 +12,8 @@
 # make bench-fleet      ten thousand gateways against one aggregator, a broker that dies: target/bench/fleet.json
 # make bench-idle       what an idle gateway's uplink carries in MINUTES (20), and so in a day: target/bench/idle.json
 # make bench-rounds     buffered rounds against sync with half the fleet ten times slower: target/bench/rounds.json
+# make image         a disk image of a gateway (Raspberry Pi 3/4, any arm64 board with UEFI): target/image/loadonce-arm64.img
+# make test-image    boots it under qemu: configures, enrols, trains, loses its power twice: target/bench/image.json
 # All install what they miss and say what. Needed beforehand: a Debian or Ubuntu machine, Rust (rustup) and
 # Python 3. Everything that is built or fetched stays under target/, except packages and cargo's own caches.
 
@@ -27,7 +29,7 @@ export SEED ?= 1
 SCHEDULES ?= 200000
 
 .PHONY: help demo test build onnxruntime models models-report bench-backbone bench-codec bench-rounds test-aarch64 explore bench-fleet bench-idle \
-	soak fuzz mutate bad-line harsh clean
+	soak fuzz mutate bad-line harsh image image-of-packages test-image clean
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -103,6 +105,25 @@ mutate: onnxruntime
 	cargo build --locked -p loadonce-agent -p loadonce-aggregator
 	LOADONCE_FRAMES=$(or $(FRAMES),100000) LOADONCE_SEED=$(or $(SEED),1) \
 		cargo test --locked -p loadonce-tests --test mutated -- --nocapture
+
+IMAGE_PACKAGES = $(foreach name,loadonce-agent loadonce-onnxruntime loadonce-backbone-sense-tiny, \
+	$(lastword $(sort $(wildcard target/packages/$(name)_*_arm64.deb target/packages/$(name)_*_all.deb))))
+
+# REFRESH=1 fetches Debian again, and with it its security updates.
+image:
+	@tests/prepare build
+	@tests/prepare image
+	$(MAKE) packages TARGET=aarch64-unknown-linux-gnu
+	$(MAKE) image-of-packages
+
+image-of-packages:
+	deploy/image/build $(IMAGE_PACKAGES)
+
+# CPU chooses the processor (cortex-a72).
+test-image: image onnxruntime
+	@tests/prepare test
+	cargo build --release --locked -p loadonce-aggregator -p loadonce-tests --bin loadonce-aggregator --bin image
+	target/release/image
 
 clean:
 	cargo clean

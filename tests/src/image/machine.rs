@@ -24,7 +24,7 @@ const DATA_PORT: u16 = 1883;
 const FIRMWARE: &str = "/usr/share/qemu-efi-aarch64/QEMU_EFI.fd";
 const MEMORY_MIB: u32 = 1024;
 /// An emulated machine of two cores on a busy one of two cores takes its time.
-pub const BOOT: Duration = Duration::from_mins(15);
+pub(super) const BOOT: Duration = Duration::from_mins(15);
 
 /// See the module's documentation.
 pub struct Machine {

@@ -15,6 +15,8 @@
 # make packages [TARGET=triple]   Debian packages into target/packages (docs/install.md)
 # make test-packages      the packages on a real dpkg and a real systemd, in a container; needs root
 # make test-broker      lints deploy/, and runs broker, metrics, alerts and dashboard against a real Prometheus
+# make image         a disk image of a gateway (Raspberry Pi 3/4, any arm64 board with UEFI): target/image/loadonce-arm64.img
+# make test-image    boots it under qemu: configures, enrols, trains, loses its power twice: target/bench/image.json
 # All install what they miss and say what. Needed beforehand: a Debian or Ubuntu machine, Rust (rustup) and
 # Python 3. Everything that is built or fetched stays under target/, except packages and cargo's own caches.
 
@@ -30,7 +32,7 @@ export SEED ?= 1
 SCHEDULES ?= 200000
 
 .PHONY: help demo test build onnxruntime models models-report bench-backbone bench-codec bench-rounds test-aarch64 explore bench-fleet bench-idle \
-	packages test-packages test-broker soak fuzz mutate bad-line harsh clean
+	packages test-packages test-broker soak fuzz mutate bad-line harsh image image-of-packages test-image clean
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -121,6 +123,25 @@ test-broker: onnxruntime
 	deploy/lint
 	cargo build --locked -p loadonce-agent -p loadonce-aggregator
 	cargo test --locked -p loadonce-tests --test broker --test metrics -- --include-ignored --nocapture
+
+IMAGE_PACKAGES = $(foreach name,loadonce-agent loadonce-onnxruntime loadonce-backbone-sense-tiny, \
+	$(lastword $(sort $(wildcard target/packages/$(name)_*_arm64.deb target/packages/$(name)_*_all.deb))))
+
+# REFRESH=1 fetches Debian again, and with it its security updates.
+image:
+	@tests/prepare build
+	@tests/prepare image
+	$(MAKE) packages TARGET=aarch64-unknown-linux-gnu
+	$(MAKE) image-of-packages
+
+image-of-packages:
+	deploy/image/build $(IMAGE_PACKAGES)
+
+# CPU chooses the processor (cortex-a72).
+test-image: image onnxruntime
+	@tests/prepare test
+	cargo build --release --locked -p loadonce-aggregator -p loadonce-tests --bin loadonce-aggregator --bin image
+	target/release/image
 
 clean:
 	cargo clean

@@ -50,9 +50,17 @@ pub struct Client {
 impl Client {
     /// Connects and subscribes `topics`; every subscription is confirmed on return.
     pub fn connect(port: u16, id: &str, topics: &[String]) -> Self {
+        Self::connect_as(port, id, topics, None)
+    }
+
+    /// The same with a user and a password.
+    pub fn connect_as(port: u16, id: &str, topics: &[String], who: Option<(&str, &str)>) -> Self {
         let mut options = MqttOptions::new(id, "127.0.0.1", port);
         options.set_max_packet_size(MAX_PACKET, MAX_PACKET);
         options.set_keep_alive(Duration::from_mins(1));
+        if let Some((user, password)) = who {
+            options.set_credentials(user, password);
+        }
         let (client, mut connection) = rumqttc::Client::new(options, 1024);
         let mut network = NetworkOptions::new();
         network.set_tcp_nodelay(true);

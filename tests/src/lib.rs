@@ -13,6 +13,7 @@
 //! | `fleet` | a site for `loadonce sim` |
 //! | `fuzz` | a fuzz target for every decoder |
 //! | `http` | a request of a test, and its answer |
+//! | `image` | the gateway image on an emulated arm64 machine |
 //! | `line`, `badline` | a slow, lossy, far line, and a gateway behind it |
 //! | `soak` | random kills over a whole fleet, and the ledger of every contribution |
 //! | `crash` | the seeded kill schedule and the checks of invariants 1 and 2 |
@@ -28,6 +29,7 @@ pub mod data;
 pub mod fleet;
 pub mod fuzz;
 pub mod http;
+pub mod image;
 pub mod line;
 pub mod process;
 pub mod programs;

@@ -157,7 +157,13 @@ impl Agent {
             return Ok(false);
         }
         match StepJob::new(task, &active, material) {
-            Ok(job) => self.job = Some(Job::Step(Box::new(job))),
+            Ok(job) => {
+                tracing::info!(
+                    target: "boundary", process = "agent", boundary = "training.begun",
+                    task = %name, base = active.version
+                );
+                self.job = Some(Job::Step(Box::new(job)));
+            }
             Err(error) => {
                 self.counters.refuse("training_failed");
                 tracing::error!(task = %name, %error, "training cannot start");

@@ -5,15 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use loadonce_aggregator::Aggregator;
-use loadonce_aggregator::config::Config;
-use loadonce_module::Sums;
-use loadonce_rounds::{LineageEntry, Made};
-use loadonce_store::{Database, Kind};
-use loadonce_trust::{Identity, encode_hex, hash};
+use loadonce_trust::{encode_hex, hash};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::audit::{Audited, Outcome, audit, read_journal};
 use super::ledger::Ledger;
 use super::schedule::{Kill, Schedule};
 use crate::broker::Memory;
@@ -68,15 +64,6 @@ pub struct Plan {
     pub schedule: Schedule,
     /// The aggregator's program, if it is not the usual one.
     pub aggregator: Option<PathBuf>,
-}
-
-/// What must be equal between an episode and the undisturbed run.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Outcome {
-    /// The lineage, entry by entry; every entry names its module's bytes by hash.
-    pub lineage: Vec<LineageEntry>,
-    /// The encoded totals of all sums.
-    pub totals: Vec<u8>,
 }
 
 /// What was found at an episode's end.
@@ -354,53 +341,11 @@ impl Run<'_> {
         let gateways: Vec<(&str, &Path)> =
             self.agents.iter().map(|agent| (agent.name.as_str(), agent.state.as_path())).collect();
         self.ledger.read_journal(&self.aggregator.state, &gateways)?;
-        let Journal { outcome, pending } = read_journal(folder)?;
-        let mut lost: Vec<String> = self.ledger.lost().iter().map(|place| format!("{place:?}")).collect();
-        let mut doubled = Vec::new();
-
-        // Sums: every labelled sample that is not held out stands in the totals once, unless it waits.
-        let samples = Sums::from_bytes(&outcome.totals).map_or(0, |sums| sums.samples());
-        if samples > expected {
-            doubled.push(format!("{samples} samples in the totals, {expected} contributed"));
-        }
-        if samples < expected && self.ledger.waiting.is_empty() && self.ledger.refused.is_empty() {
-            lost.push(format!("{samples} samples in the totals, {expected} contributed"));
-        }
-        // Steps: every applied one stands in one version, or waits for the round to close.
-        let in_versions: u64 = outcome
-            .lineage
-            .iter()
-            .filter(|entry| entry.made == Made::FromSteps)
-            .map(|e| u64::from(e.count))
-            .sum();
-        let steps = self.ledger.applied_of(Kind::Step) as u64;
-        if in_versions + pending > steps {
-            doubled.push(format!(
-                "{in_versions} steps in versions and {pending} in the open round, {steps} applied"
-            ));
-        }
-        if in_versions + pending < steps {
-            lost.push(format!(
-                "{in_versions} steps in versions and {pending} in the open round, {steps} applied"
-            ));
-        }
-        wrong.extend(
-            self.ledger.misfits().iter().map(|place| format!("applied and acknowledged differ: {place:?}")),
-        );
-        if outcome.lineage.len() as u64 != self.plan.steps + 1 {
-            wrong.push(format!("{} versions instead of {}", outcome.lineage.len(), self.plan.steps + 1));
-        }
-        let counters = self.ledger.counters;
-        if counters.enqueued != self.ledger.enqueued.len() as u64 {
-            wrong.push(format!(
-                "{} enqueued, {} of them seen",
-                counters.enqueued,
-                self.ledger.enqueued.len()
-            ));
-        }
-        if counters.dropped_steps + counters.refused_full + counters.quarantined > 0 {
-            wrong.push(format!("an outbox dropped something: {counters:?}"));
-        }
+        let journal = read_journal(folder)?;
+        let Audited { lost, doubled, wrong: more } =
+            audit(&self.ledger, &journal, expected, self.plan.steps + 1);
+        wrong.extend(more);
+        let outcome = journal.outcome;
         let newest = outcome.lineage.last().map(|entry| entry.module).unwrap_or_default();
         for agent in &self.agents {
             let slot = agent.slot_if_any("digits");
@@ -455,24 +400,4 @@ fn replay(program: &Path, state: &Path) -> Option<Result<(), String>> {
     let said =
         String::from_utf8_lossy(&verified.stdout).into_owned() + &String::from_utf8_lossy(&verified.stderr);
     Some(if verified.status.success() { Ok(()) } else { Err(said) })
-}
-
-struct Journal {
-    outcome: Outcome,
-    /// Contributions of the open round.
-    pending: u64,
-}
-
-fn read_journal(folder: &Path) -> Result<Journal, String> {
-    let config = Config::read(&folder.join("aggregator.conf.toml")).map_err(|error| error.to_string())?;
-    let key =
-        std::fs::read_to_string(config.state.join("aggregator.key")).map_err(|error| error.to_string())?;
-    let identity = Identity::from_file_text(&key).map_err(|error| error.to_string())?;
-    let database =
-        Database::open(&config.state.join("aggregator.redb"), 1 << 20).map_err(|error| error.to_string())?;
-    let core = Aggregator::open(config.settings, identity, database, 0).map_err(|error| error.to_string())?;
-    let lineage = core.lineage("digits").map_err(|error| error.to_string())?;
-    let totals = core.totals("digits").map_err(|error| error.to_string())?.unwrap_or_default();
-    let pending = core.figures(0).tasks.iter().map(|task| task.round_contributions as u64).sum();
-    Ok(Journal { outcome: Outcome { lineage, totals }, pending })
 }

@@ -18,24 +18,24 @@ const SEEN: TableDefinition<[u8; 48], [u8; 32]> = TableDefinition::new("seen");
 const CACHE: usize = 1 << 20;
 
 /// Gateway, epoch, sequence.
-pub(super) type Place = (String, u64, u64);
+pub(crate) type Place = (String, u64, u64);
 
 /// See the module's documentation.
 #[derive(Debug, Default)]
-pub(super) struct Ledger {
-    pub(super) enqueued: BTreeMap<Place, Kind>,
+pub(crate) struct Ledger {
+    pub(crate) enqueued: BTreeMap<Place, Kind>,
     /// Answered with `Accepted` or `Duplicate`.
-    pub(super) acknowledged: BTreeSet<Place>,
-    pub(super) refused: BTreeMap<Place, String>,
-    pub(super) waiting: BTreeSet<Place>,
-    pub(super) applied: BTreeSet<Place>,
+    pub(crate) acknowledged: BTreeSet<Place>,
+    pub(crate) refused: BTreeMap<Place, String>,
+    pub(crate) waiting: BTreeSet<Place>,
+    pub(crate) applied: BTreeSet<Place>,
     /// Of all outboxes at the end.
-    pub(super) counters: Counters,
+    pub(crate) counters: Counters,
 }
 
 impl Ledger {
     /// Reads the outbox of an agent that is not running; whether one could be read.
-    pub(super) fn read_outbox(&mut self, gateway: &str, state: &Path, end: bool) -> bool {
+    pub(crate) fn read_outbox(&mut self, gateway: &str, state: &Path, end: bool) -> bool {
         // A copy: the agent itself is to find the file as its death left it.
         let Ok(database) = Database::read_copy(&state.join("agent.redb"), CACHE) else { return false };
         let Ok(outbox) = Outbox::open(&database, OutboxBounds::default(), 1) else { return false };
@@ -59,7 +59,7 @@ impl Ledger {
     }
 
     /// Reads what an agent logged over all its lives.
-    pub(super) fn read_log(&mut self, gateway: &str, log: &Log) {
+    pub(crate) fn read_log(&mut self, gateway: &str, log: &Log) {
         for line in log.text().lines() {
             let Some((_, fields)) = line.split_once(" boundary: ") else { continue };
             let (Some(epoch), Some(sequence)) = (number(fields, "epoch="), number(fields, "sequence="))
@@ -86,7 +86,7 @@ impl Ledger {
     }
 
     /// Reads what the aggregator's journal holds as applied. `gateways` are names and state folders.
-    pub(super) fn read_journal(&mut self, state: &Path, gateways: &[(&str, &Path)]) -> Result<(), String> {
+    pub(crate) fn read_journal(&mut self, state: &Path, gateways: &[(&str, &Path)]) -> Result<(), String> {
         let mut names = BTreeMap::new();
         for (name, folder) in gateways {
             let text =
@@ -109,7 +109,7 @@ impl Ledger {
     }
 
     /// Contributions that are neither applied nor waiting nor were refused by name.
-    pub(super) fn lost(&self) -> Vec<&Place> {
+    pub(crate) fn lost(&self) -> Vec<&Place> {
         let kept = |place: &Place| {
             self.applied.contains(place) || self.waiting.contains(place) || self.refused.contains_key(place)
         };
@@ -117,13 +117,13 @@ impl Ledger {
     }
 
     /// Acknowledged without being applied, and applied without being acknowledged although nothing waits.
-    pub(super) fn misfits(&self) -> Vec<&Place> {
+    pub(crate) fn misfits(&self) -> Vec<&Place> {
         let answered = |place: &&Place| !self.waiting.contains(*place);
         self.acknowledged.symmetric_difference(&self.applied).filter(answered).collect()
     }
 
     /// Applied contributions of a kind.
-    pub(super) fn applied_of(&self, kind: Kind) -> usize {
+    pub(crate) fn applied_of(&self, kind: Kind) -> usize {
         self.applied.iter().filter(|place| self.enqueued.get(*place) == Some(&kind)).count()
     }
 }

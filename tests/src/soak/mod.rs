@@ -13,12 +13,15 @@
 //! | `schedule` | who is killed when |
 //! | `episode` | one fleet under one schedule |
 //! | `ledger` | what became of every contribution |
+//! | `audit` | what must be true of it in the end |
 
+pub(crate) mod audit;
 mod episode;
-mod ledger;
+pub(crate) mod ledger;
 mod schedule;
 
-pub use episode::{Found, GATEWAYS, Outcome, PROCESSES, Plan, Prepared, Rounds, prepare, run};
+pub use audit::Outcome;
+pub use episode::{Found, GATEWAYS, PROCESSES, Plan, Prepared, Rounds, prepare, run};
 pub use schedule::{Kill, Schedule, parse};
 
 use serde_json::{Value, json};

@@ -1,5 +1,6 @@
 //! `agent.toml`.
 
+use loadonce_backbone::Provider;
 use loadonce_link::Broker;
 use loadonce_trust::{PublicKey, decode_hex};
 use loadonce_wire::Name;
@@ -53,6 +54,9 @@ pub struct BackboneConfig {
     /// Threads of the engine, shared by all backbones.
     #[serde(default = "one")]
     pub threads: usize,
+    /// The processor that computes the backbones.
+    #[serde(default)]
+    pub provider: Provider,
 }
 
 /// A single folder may stand without brackets.
@@ -264,6 +268,18 @@ mod tests {
     }
 
     #[test]
+    fn the_cpu_computes_unless_another_provider_is_asked_for() {
+        let asked = |provider: &str| {
+            let text = GOOD.replace("bundle = \"b\"", &format!("bundle = \"b\"{provider}"));
+            Config::parse(&text, Path::new("agent.toml")).unwrap().backbone.provider
+        };
+        assert_eq!(asked(""), Provider::Cpu);
+        for provider in [Provider::Cpu, Provider::Auto, Provider::Cuda, Provider::TensorRt] {
+            assert_eq!(asked(&format!(", provider = \"{}\"", provider.as_str())), provider);
+        }
+    }
+
+    #[test]
     fn several_bundles_are_a_list() {
         let text = GOOD.replace("bundle = \"b\"", "bundle = [\"b\", \"c\"]");
         let config = Config::parse(&text, Path::new("agent.toml")).unwrap();
@@ -283,6 +299,7 @@ mod tests {
             ("bundle = \"b\"", "bundle = \"b\", threads = 0", "threads"),
             ("bundle = \"b\"", "bundle = []", "backbone.bundle"),
             ("bundle = \"b\"", "bundle = 7", "a list of such folders"),
+            ("bundle = \"b\"", "bundle = \"b\", provider = \"gpu\"", "tensorrt"),
         ] {
             let error =
                 Config::parse(&GOOD.replace(from, to), Path::new("agent.toml")).unwrap_err().to_string();

@@ -3,13 +3,16 @@
 use clap::Parser;
 use loadonce_agent::config::Config;
 use loadonce_agent::{Agent, Backbones, count_failed, edge};
+use std::error::Error;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// The loadonce agent: frozen backbones, small modules trained here, raw data never leaves.
 #[derive(Parser)]
-#[command(name = "loadonce-agent", version)]
+#[command(name = "loadonce-agent", version = loadonce_version::LONG)]
 struct Arguments {
     /// Configuration file.
     #[arg(long, value_name = "FILE")]
@@ -19,10 +22,16 @@ struct Arguments {
     check: bool,
 }
 
+/// What `LOADONCE_LOG` asks for, levels and `target=level`, comma-separated; `info` where it says nothing usable.
+fn log_filter() -> Targets {
+    let asked = std::env::var("LOADONCE_LOG").ok().and_then(|text| text.parse().ok());
+    asked.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO))
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let filter = EnvFilter::try_from_env("LOADONCE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
+    tracing_subscriber::registry().with(lines).with(log_filter()).init();
     let config = match Config::read(&arguments.config) {
         Ok(config) => config,
         Err(error) => {
@@ -37,29 +46,44 @@ fn main() -> ExitCode {
             if !arguments.check {
                 count_failed(&state, cause);
             }
-            eprintln!("loadonce-agent: {report:?}");
+            eprintln!("loadonce-agent: {report}");
             ExitCode::FAILURE
         }
     }
 }
 
 /// The word under which a failed start is counted, and what is told.
-type Failed = (&'static str, miette::Report);
+type Failed = (&'static str, String);
 
-fn failed<E: std::error::Error + Send + Sync + 'static>(
-    cause: &'static str,
-    what: &'static str,
-) -> impl FnOnce(E) -> Failed {
-    move |error| (cause, miette::Report::from_err(error).wrap_err(what))
+/// The whole chain on one line, as a journal wants it.
+fn failed<E: Error>(cause: &'static str, what: &'static str) -> impl FnOnce(E) -> Failed {
+    move |error| {
+        let mut told = format!("{what}: {error}");
+        let mut source = error.source();
+        while let Some(error) = source {
+            // A transparent error repeats its source's words.
+            let text = error.to_string();
+            if !told.ends_with(&text) {
+                told = format!("{told}: {text}");
+            }
+            source = error.source();
+        }
+        (cause, told)
+    }
 }
 
 fn run(config: Config, check: bool) -> Result<(), Failed> {
-    let backbones = Backbones::load(&config.backbone)
+    let backbones = Backbones::load(&config.backbone, &config.state)
         .map_err(|error| failed(error.cause(), "the backbone is not usable")(error))?;
     if check {
         for backbone in backbones.iter() {
             let (bundle, resident) = (backbone.bundle(), backbone.resident_bytes() as f64 / 1e6);
-            println!("backbone {} {} loads in {resident:.1} MB", bundle.name(), bundle.fingerprint());
+            let provider = backbone.provider().as_str();
+            println!(
+                "backbone {} {} loads in {resident:.1} MB on {provider}",
+                bundle.name(),
+                bundle.fingerprint()
+            );
         }
         println!("configuration is good");
         return Ok(());

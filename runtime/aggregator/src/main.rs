@@ -6,11 +6,13 @@ use std::process::ExitCode;
 use clap::Parser;
 use loadonce_aggregator::config::Config;
 use loadonce_aggregator::replay_state;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// The loadonce aggregator: takes what gateways learned, cuts module versions, serves them.
 #[derive(Parser)]
-#[command(name = "loadonce-aggregator", version)]
+#[command(name = "loadonce-aggregator", version = loadonce_version::LONG)]
 struct Arguments {
     /// Configuration file.
     #[arg(long, value_name = "FILE", required_unless_present = "verify_journal")]
@@ -46,10 +48,16 @@ fn verify_journal(state: &Path, json: bool) -> ExitCode {
     if replay.sound() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// What `LOADONCE_LOG` asks for, levels and `target=level`, comma-separated; `info` where it says nothing usable.
+fn log_filter() -> Targets {
+    let asked = std::env::var("LOADONCE_LOG").ok().and_then(|text| text.parse().ok());
+    asked.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO))
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let filter = EnvFilter::try_from_env("LOADONCE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
+    tracing_subscriber::registry().with(lines).with(log_filter()).init();
     if let Some(state) = arguments.verify_journal {
         return verify_journal(&state, arguments.json);
     }

@@ -194,7 +194,12 @@ impl Engine {
             #[cfg(not(feature = "ort"))]
             kind @ EngineKind::Ort => Err(EngineError::NotBuilt { kind, feature: "ort" }),
             #[cfg(feature = "tract")]
-            EngineKind::Tract => Ok(Self::Tract(tract::Plans::load(bundle)?)),
+            EngineKind::Tract => {
+                if ![Provider::Cpu, Provider::Auto].contains(&options.provider) {
+                    tracing::warn!(asked = options.provider.as_str(), "tract has no GPU: the CPU computes");
+                }
+                Ok(Self::Tract(tract::Plans::load(bundle)?))
+            }
             #[cfg(not(feature = "tract"))]
             kind @ EngineKind::Tract => {
                 let _ = bundle;

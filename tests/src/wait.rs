@@ -10,7 +10,9 @@ const LOOK: Duration = Duration::from_millis(20);
 /// are emulated.
 pub fn patience() -> Duration {
     let seconds = env::var("LOADONCE_PATIENCE_S").ok();
-    Duration::from_secs(seconds.map_or(60, |text| text.parse().expect("LOADONCE_PATIENCE_S is a number of seconds")))
+    Duration::from_secs(
+        seconds.map_or(60, |text| text.parse().expect("LOADONCE_PATIENCE_S is a number of seconds")),
+    )
 }
 
 /// Looks until `probe` gives something, at most for `limit`.

@@ -42,13 +42,15 @@ struct Row {
 }
 
 fn main() -> ExitCode {
-    let text = fs::read_to_string(root().join("cross/budgets.toml")).expect("the budgets are in the repository");
+    let text =
+        fs::read_to_string(root().join("cross/budgets.toml")).expect("the budgets are in the repository");
     let budgets: toml::Table = text.parse().expect("cross/check reads the budgets");
     let most = |table: &str, key: &str| {
         let bound = budgets.get(table).and_then(|t| t.get(key)).and_then(toml::Value::as_integer);
         bound.unwrap_or_else(|| panic!("cross/budgets.toml has no {key} in [{table}]")) as f64
     };
-    let target = budgets["agent_binary"]["target"].as_str().expect("[agent_binary] names a target").to_owned();
+    let target =
+        budgets["agent_binary"]["target"].as_str().expect("[agent_binary] names a target").to_owned();
     let built = root().join("target/cross").join(&target);
     let row = |name, of: &str, measured, key| {
         let unit = if key == "most_ms" { "ms" } else { "bytes" };
@@ -104,7 +106,8 @@ fn size(path: &Path) -> Result<f64, String> {
 /// The newest package `name`.
 fn package(name: &str, arch: &str) -> Result<f64, String> {
     let folder = root().join("target/packages");
-    let files = fs::read_dir(&folder).map_err(|error| format!("{}: {error}; make packages", folder.display()))?;
+    let files =
+        fs::read_dir(&folder).map_err(|error| format!("{}: {error}; make packages", folder.display()))?;
     let fits = |file: &PathBuf| {
         let file = file.file_name().and_then(|file| file.to_str()).unwrap_or_default();
         file.starts_with(&format!("{name}_")) && file.ends_with(&format!("_{arch}.deb"))
@@ -196,19 +199,24 @@ fn forget_peak(agent: &Program) {
 /// What a further task adds, as `memory` beside this program measures it.
 fn further_task() -> Result<f64, String> {
     let program = env::current_exe().map_err(|error| error.to_string())?.with_file_name("memory");
-    let output = Command::new(&program).output().map_err(|error| format!("{}: {error}", program.display()))?;
+    let output =
+        Command::new(&program).output().map_err(|error| format!("{}: {error}", program.display()))?;
     let text = String::from_utf8_lossy(&output.stdout);
-    let told: Value = text.lines().last().and_then(|line| serde_json::from_str(line).ok()).unwrap_or_default();
+    let told: Value =
+        text.lines().last().and_then(|line| serde_json::from_str(line).ok()).unwrap_or_default();
     let each = told["further_task_bytes"].as_array().map(Vec::as_slice).unwrap_or_default();
     let most = each.iter().filter_map(Value::as_f64).reduce(f64::max);
-    most.ok_or_else(|| format!("{} told nothing: {}", program.display(), String::from_utf8_lossy(&output.stderr)))
+    most.ok_or_else(|| {
+        format!("{} told nothing: {}", program.display(), String::from_utf8_lossy(&output.stderr))
+    })
 }
 
 /// What `make bench-idle` measured; it takes 20 minutes.
 fn idle_traffic() -> Result<f64, String> {
     let path = root().join("target/bench/idle.json");
     let text = fs::read(&path).map_err(|error| format!("{}: {error}; make bench-idle", path.display()))?;
-    let told: Value = serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", path.display()))?;
+    let told: Value =
+        serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", path.display()))?;
     told["bytes_per_day"].as_f64().ok_or_else(|| format!("{} has no bytes_per_day", path.display()))
 }
 
@@ -232,7 +240,8 @@ fn guest_memory(built: &Path) -> Result<f64, String> {
             program.display()
         );
         fs::write(&script, text).expect("a temporary folder can be written");
-        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("an own file's mode can be set");
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755))
+            .expect("an own file's mode can be set");
         script
     };
     let backbone = guest_backbone(&emulate(&load), &library)?;
@@ -255,7 +264,8 @@ fn guest_backbone(load: &Path, library: &Path) -> Result<f64, String> {
     let mut command = Command::new(load);
     command.arg(bundle()).env("ORT_DYLIB_PATH", library).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = command.spawn().map_err(|error| format!("{}: {error}", load.display()))?;
-    let (mut stdin, stdout) = (child.stdin.take().expect("it was piped"), child.stdout.take().expect("it was piped"));
+    let (mut stdin, stdout) =
+        (child.stdin.take().expect("it was piped"), child.stdout.take().expect("it was piped"));
     let mut lines = BufReader::new(stdout).lines();
     let mut at = |line: &str| match lines.next() {
         Some(Ok(said)) if said == line => Ok(guest_resident(child.id() as i32)),
@@ -280,7 +290,8 @@ fn guest_resident(pid: i32) -> f64 {
         {
             inside = (GUEST.0..GUEST.0 + GUEST.1).contains(&from);
         } else if inside && first == "Rss:" {
-            kilobytes += line.split_whitespace().nth(1).and_then(|n| n.parse::<f64>().ok()).unwrap_or_default();
+            kilobytes +=
+                line.split_whitespace().nth(1).and_then(|n| n.parse::<f64>().ok()).unwrap_or_default();
         }
     }
     kilobytes * 1024.0

@@ -62,7 +62,12 @@ impl Sessions {
         match load(provider) {
             // The library was built for the GPU, and the device lacks it or one of its libraries.
             Err(EngineError::Engine { doing, what, .. }) if provider != Provider::Cpu => {
-                tracing::warn!(provider = provider.as_str(), doing, what, "this device cannot: the CPU computes");
+                tracing::warn!(
+                    provider = provider.as_str(),
+                    doing,
+                    what,
+                    "this device cannot: the CPU computes"
+                );
                 if let Some(process) = &mut *lock(&PROCESS) {
                     process.provider = Provider::Cpu;
                 }

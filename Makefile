@@ -1,6 +1,10 @@
 # make demo   a small fleet learns on real data: one broker, one aggregator, ten gateways on this machine
 # make test   everything that must hold, end to end
-# make test-aarch64     the golden tests once more, as a Raspberry Pi 4 and 5 would compute them (qemu)
+# make test-aarch64     suites and a small fleet once more, as a Raspberry Pi 3, 4 and 5 would compute them (qemu; an hour)
+# make cross TARGET=    programs for a gateway into target/cross/TARGET, stripped, with their lists of crates; no docker
+# make cross-check      Cross.toml and its image, with cross itself and a recorder for docker
+# make reproduce TARGET=     the same commit in another folder gives the same bytes
+# make budgets          sizes, memory and start against cross/budgets.toml: target/bench/budgets.json (PARTLY=1)
 # make models-report    what the backbones reach on real data: models/report/report.json and the model cards
 # make soak          200 SIGKILLs over a fleet during live rounds: target/bench/soak.json (SEED, SCHEDULE, KILLS)
 # make fuzz          every fuzz target under libFuzzer for FUZZ_SECONDS (600) each
@@ -29,10 +33,12 @@ BENCH_ARGS ?=
 CODEC_ARGS ?=
 ROUNDS_ARGS ?=
 export SEED ?= 1
+TARGET ?= aarch64-unknown-linux-gnu
 SCHEDULES ?= 200000
 
-.PHONY: help demo test build onnxruntime models models-report bench-backbone bench-codec bench-rounds test-aarch64 explore bench-fleet bench-idle \
-	packages test-packages test-broker soak fuzz mutate bad-line harsh image image-of-packages test-image clean
+.PHONY: help demo test build onnxruntime models models-report bench-backbone bench-codec bench-rounds test- \
+	aarch64 explore bench-fleet bench-idle packages test-packages test-broker soak fuzz mutate bad-line harsh image \
+	image-of-packages test-image cross cross-check reproduce budgets clean
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -53,6 +59,29 @@ test: onnxruntime
 
 test-aarch64:
 	tests/aarch64
+
+cross:
+	@tests/prepare build
+	cross/build $(TARGET)
+
+cross-check:
+	@tests/prepare build
+	cross/check
+
+reproduce:
+	@tests/prepare build
+	cross/reproduce $(TARGET)
+
+# Native figures are of the programs that are shipped too.
+budgets: HERE := $(ARCH)-unknown-linux-gnu
+budgets: onnxruntime
+	@tests/prepare test
+	cross/build aarch64-unknown-linux-gnu
+	[ $(HERE) = aarch64-unknown-linux-gnu ] || cross/build $(HERE) loadonce-agent loadonce-aggregator
+	tests/aarch64 load
+	cargo build --locked -p loadonce-tests --bin budgets --bin memory
+	LOADONCE_AGENT_BIN=$(CURDIR)/target/cross/$(HERE)/loadonce-agent \
+	LOADONCE_AGGREGATOR_BIN=$(CURDIR)/target/cross/$(HERE)/loadonce-aggregator target/debug/budgets
 
 models:
 	models/build.sh

@@ -12,7 +12,7 @@ use crate::broker::{Broker, Memory};
 use crate::client::Client;
 use crate::process::{Log, Observer, Process};
 use crate::programs;
-use crate::wait::{PATIENCE, within};
+use crate::wait::{patience, within};
 
 /// Name of every test's site.
 pub const SITE: &str = "plant";
@@ -86,6 +86,8 @@ pub struct Program {
 /// How an agent differs from the usual one.
 #[derive(Clone)]
 pub struct AgentOptions {
+    /// The program, if it is not the usual one.
+    pub program: Option<PathBuf>,
     /// Folders of the bundles.
     pub bundles: Vec<PathBuf>,
     /// ONNX Runtime's library.
@@ -105,6 +107,7 @@ pub struct AgentOptions {
 impl Default for AgentOptions {
     fn default() -> Self {
         Self {
+            program: None,
             bundles: vec![programs::bundle()],
             library: programs::onnxruntime(),
             spool: None,
@@ -223,7 +226,8 @@ impl Site {
     /// Starts an agent.
     pub fn agent(&self, name: &str, options: AgentOptions) -> Program {
         let text = self.agent_config(name, &options);
-        self.launch(name, programs::agent(), &text, self.state(name), options.observer)
+        let program = options.program.unwrap_or_else(programs::agent);
+        self.launch(name, program, &text, self.state(name), options.observer)
     }
 
     /// The text of an agent's configuration.
@@ -305,7 +309,7 @@ impl Program {
     /// Waits until the figures show `what`; the test ends when the process does.
     pub fn wait(&mut self, what: &str, shown: impl Fn(&Value) -> bool) -> Value {
         let name = self.name.clone();
-        let found = within(PATIENCE, &format!("sign in the figures of {name} that {what}"), || {
+        let found = within(patience(), &format!("sign in the figures of {name} that {what}"), || {
             if let Some(status) = self.process.ended() {
                 panic!("{name} ended with {status} while waiting until {what}");
             }

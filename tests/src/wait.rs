@@ -1,11 +1,19 @@
 //! Waiting for a condition.
 
+use std::env;
 use std::time::{Duration, Instant};
 
 /// Between two looks at a condition.
 const LOOK: Duration = Duration::from_millis(20);
-/// Long enough for anything that happens at all on a busy two-core machine.
-pub const PATIENCE: Duration = Duration::from_mins(1);
+
+/// Long enough for anything that happens at all on a busy two-core machine; `LOADONCE_PATIENCE_S` where the programs
+/// are emulated.
+pub fn patience() -> Duration {
+    let seconds = env::var("LOADONCE_PATIENCE_S").ok();
+    Duration::from_secs(
+        seconds.map_or(60, |text| text.parse().expect("LOADONCE_PATIENCE_S is a number of seconds")),
+    )
+}
 
 /// Looks until `probe` gives something, at most for `limit`.
 ///
@@ -24,7 +32,7 @@ pub fn within<T>(limit: Duration, what: &str, mut probe: impl FnMut() -> Option<
     }
 }
 
-/// [`within`] [`PATIENCE`], or the test ends.
+/// [`within`] [`patience`], or the test ends.
 pub fn until<T>(what: &str, probe: impl FnMut() -> Option<T>) -> T {
-    within(PATIENCE, what, probe).unwrap_or_else(|late| panic!("{late}"))
+    within(patience(), what, probe).unwrap_or_else(|late| panic!("{late}"))
 }

@@ -67,7 +67,7 @@ impl Plant {
             onnxruntime().display(),
         );
         let config = Config::parse(&text, Path::new("agent.toml")).expect("a valid configuration");
-        let backbones = Backbones::load(&config.backbone).expect("the committed bundle loads");
+        let backbones = Backbones::load(&config.backbone, &config.state).expect("the committed bundle loads");
         let agent = Agent::open(config.clone(), backbones.clone()).expect("an empty folder opens");
         let samples = data::digits().train;
         Self { config, backbones, agent, now_ms: 0, samples, given: 0, before: BTreeMap::new() }

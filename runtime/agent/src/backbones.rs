@@ -2,7 +2,7 @@
 
 use crate::config::BackboneConfig;
 use loadonce_backbone::{Backbone, Bundle, BundleError, EngineError, EngineKind, EngineOptions};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use thiserror::Error;
 
@@ -48,8 +48,9 @@ impl BackbonesError {
 }
 
 impl Backbones {
-    /// Verifies every bundle, then loads them. They share ONNX Runtime's one environment and thread pool.
-    pub fn load(config: &BackboneConfig) -> Result<Self, BackbonesError> {
+    /// Verifies every bundle, then loads them. They share ONNX Runtime's one environment and thread pool. What
+    /// TensorRT compiles is kept below the folder `state`.
+    pub fn load(config: &BackboneConfig, state: &Path) -> Result<Self, BackbonesError> {
         let mut bundles: Vec<Bundle> = Vec::with_capacity(config.bundle.len());
         for folder in &config.bundle {
             let bundle = Bundle::open(folder)?;
@@ -64,7 +65,13 @@ impl Backbones {
             bundles.push(bundle);
         }
         let kind = if cfg!(feature = "ort") { EngineKind::Ort } else { EngineKind::Tract };
-        let options = EngineOptions { kind, library: config.library.clone(), threads: config.threads };
+        let options = EngineOptions {
+            kind,
+            library: config.library.clone(),
+            threads: config.threads,
+            provider: config.provider,
+            engines: Some(state.join("tensorrt")),
+        };
         let load = |bundle| Ok(Arc::new(Backbone::load(bundle, &options)?));
         Ok(Self(bundles.into_iter().map(load).collect::<Result<_, EngineError>>()?))
     }

@@ -1,5 +1,6 @@
 //! `agent.toml`.
 
+use loadonce_backbone::Provider;
 use loadonce_link::Broker;
 use loadonce_trust::{PublicKey, decode_hex};
 use loadonce_wire::Name;
@@ -59,6 +60,9 @@ pub struct BackboneConfig {
     /// Threads of the engine, shared by all backbones.
     #[serde(default = "one")]
     pub threads: usize,
+    /// The processor that computes the backbones.
+    #[serde(default)]
+    pub provider: Provider,
 }
 
 /// A single folder may stand without brackets.
@@ -332,6 +336,18 @@ mod tests {
     }
 
     #[test]
+    fn the_cpu_computes_unless_another_provider_is_asked_for() {
+        let asked = |provider: &str| {
+            let text = GOOD.replace("bundle = \"b\"", &format!("bundle = \"b\"{provider}"));
+            Config::parse(&text, Path::new("agent.toml")).unwrap().backbone.provider
+        };
+        assert_eq!(asked(""), Provider::Cpu);
+        for provider in [Provider::Cpu, Provider::Auto, Provider::Cuda, Provider::TensorRt] {
+            assert_eq!(asked(&format!(", provider = \"{}\"", provider.as_str())), provider);
+        }
+    }
+
+    #[test]
     fn several_bundles_are_a_list() {
         let text = GOOD.replace("bundle = \"b\"", "bundle = [\"b\", \"c\"]");
         let config = Config::parse(&text, Path::new("agent.toml")).unwrap();
@@ -355,6 +371,7 @@ mod tests {
             ("first_use = true }", "first_use = true }\n[power]\ncooler_c = nan", "power.cooler_c"),
             ("first_use = true }", "first_use = true }\n[power]\nbattery_percent = 101", "battery_percent"),
             ("first_use = true }", "first_use = true }\n[power]\nscheduling = 'never'", "scheduling"),
+            ("bundle = \"b\"", "bundle = \"b\", provider = \"gpu\"", "tensorrt"),
         ] {
             let error =
                 Config::parse(&GOOD.replace(from, to), Path::new("agent.toml")).unwrap_err().to_string();

@@ -4,12 +4,13 @@ use clap::Parser;
 use loadonce_agent::config::Config;
 use loadonce_agent::{Agent, Backbones, count_failed, edge};
 use loadonce_service::{exit, log};
+use std::error::Error;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// The loadonce agent: frozen backbones, small modules trained here, raw data never leaves.
 #[derive(Parser)]
-#[command(name = "loadonce-agent", version)]
+#[command(name = "loadonce-agent", version = loadonce_version::LONG)]
 struct Arguments {
     /// Configuration file.
     #[arg(long, value_name = "FILE")]
@@ -39,8 +40,7 @@ fn main() -> ExitCode {
             if !arguments.check {
                 count_failed(&state, cause);
             }
-            let why = if log::to_journal() { log::chain(&*report) } else { format!("{report:?}") };
-            log::last_words(PROGRAM, &why);
+            log::last_words(PROGRAM, &report);
             // Trying again heals neither a bundle nor a library.
             let code = if matches!(cause, "bundle" | "engine") { exit::INSTALLATION } else { exit::FAILURE };
             ExitCode::from(code)
@@ -55,22 +55,24 @@ fn runtime_folder() -> Option<PathBuf> {
 }
 
 /// The word under which a failed start is counted, and what is told.
-type Failed = (&'static str, miette::Report);
+type Failed = (&'static str, String);
 
-fn failed<E: std::error::Error + Send + Sync + 'static>(
-    cause: &'static str,
-    what: &'static str,
-) -> impl FnOnce(E) -> Failed {
-    move |error| (cause, miette::Report::from_err(error).wrap_err(what))
+fn failed<E: Error>(cause: &'static str, what: &'static str) -> impl FnOnce(E) -> Failed {
+    move |error| (cause, format!("{what}: {}", log::chain(&error)))
 }
 
 fn run(config: Config, check: bool) -> Result<(), Failed> {
-    let backbones = Backbones::load(&config.backbone)
+    let backbones = Backbones::load(&config.backbone, &config.state)
         .map_err(|error| failed(error.cause(), "the backbone is not usable")(error))?;
     if check {
         for backbone in backbones.iter() {
             let (bundle, resident) = (backbone.bundle(), backbone.resident_bytes() as f64 / 1e6);
-            println!("backbone {} {} loads in {resident:.1} MB", bundle.name(), bundle.fingerprint());
+            let provider = backbone.provider().as_str();
+            println!(
+                "backbone {} {} loads in {resident:.1} MB on {provider}",
+                bundle.name(),
+                bundle.fingerprint()
+            );
         }
         println!("configuration is good");
         return Ok(());

@@ -10,7 +10,7 @@ use loadonce_service::{exit, log};
 
 /// The loadonce aggregator: takes what gateways learned, cuts module versions, serves them.
 #[derive(Parser)]
-#[command(name = "loadonce-aggregator", version)]
+#[command(name = "loadonce-aggregator", version = loadonce_version::LONG)]
 struct Arguments {
     /// Configuration file.
     #[arg(long, value_name = "FILE", required_unless_present = "verify_journal")]

@@ -25,7 +25,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let empty = process_resident_bytes();
     let started = Instant::now();
-    let backbone = Backbone::load(Bundle::open(&dir)?, &EngineOptions { kind, library: None, threads })?;
+    let backbone = Backbone::load(
+        Bundle::open(&dir)?,
+        &EngineOptions { kind, library: None, threads, ..EngineOptions::default() },
+    )?;
     let load = started.elapsed();
     let bundle = backbone.bundle();
     println!("{} {} on {kind:?}, {threads} thread(s), {REPEATS} passes", bundle.name(), bundle.version());

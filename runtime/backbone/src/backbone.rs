@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::bundle::Bundle;
-use crate::engine::{Engine, EngineError, EngineOptions, SegmentInput, SegmentOutput};
+use crate::engine::{Engine, EngineError, EngineOptions, Provider, SegmentInput, SegmentOutput};
 use crate::memory::process_resident_bytes;
 use crate::prepared::Prepared;
 use crate::projection::Projection;
@@ -48,6 +48,11 @@ impl Backbone {
     /// Starts a pass over `input`; nothing runs yet.
     pub fn begin<'a>(&'a self, input: &'a Prepared) -> Pass<'a> {
         Pass { backbone: self, input, exits_done: 0, hidden: Vec::new() }
+    }
+
+    /// What computes it: not always what was asked for, see [`EngineOptions::provider`].
+    pub fn provider(&self) -> Provider {
+        self.engine.provider()
     }
 
     /// Backbones loaded by this process so far.

@@ -8,6 +8,8 @@ use crate::bundle::{Bundle, BundleError};
 mod library;
 #[cfg(feature = "ort")]
 mod onnxruntime;
+#[cfg(feature = "ort")]
+mod provider;
 #[cfg(feature = "tract")]
 mod tract;
 
@@ -20,6 +22,33 @@ pub enum EngineKind {
     Tract,
 }
 
+/// Which processor computes the segments.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Provider {
+    /// The CPU: what every figure of this project was measured on.
+    #[default]
+    Cpu,
+    /// CUDA where the library offers it, else the CPU.
+    Auto,
+    /// An NVIDIA GPU through CUDA.
+    Cuda,
+    /// An NVIDIA GPU through TensorRT, what it cannot do through CUDA.
+    TensorRt,
+}
+
+impl Provider {
+    /// As it is written in a configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Auto => "auto",
+            Self::Cuda => "cuda",
+            Self::TensorRt => "tensorrt",
+        }
+    }
+}
+
 /// How to run the segments.
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
@@ -30,6 +59,11 @@ pub struct EngineOptions {
     pub library: Option<PathBuf>,
     /// Threads inside one operator; 0 counts as 1. A process has one pool: the first load decides.
     pub threads: usize,
+    /// The processor. Where the library does not offer it, or the device cannot do it, the CPU computes and the log
+    /// says so. A process has one: the first load decides.
+    pub provider: Provider,
+    /// Folder in which TensorRT keeps what it compiled; without it every start compiles again.
+    pub engines: Option<PathBuf>,
 }
 
 impl Default for EngineOptions {
@@ -38,6 +72,8 @@ impl Default for EngineOptions {
             kind: if cfg!(feature = "ort") { EngineKind::Ort } else { EngineKind::Tract },
             library: None,
             threads: 1,
+            provider: Provider::default(),
+            engines: None,
         }
     }
 }
@@ -158,12 +194,27 @@ impl Engine {
             #[cfg(not(feature = "ort"))]
             kind @ EngineKind::Ort => Err(EngineError::NotBuilt { kind, feature: "ort" }),
             #[cfg(feature = "tract")]
-            EngineKind::Tract => Ok(Self::Tract(tract::Plans::load(bundle)?)),
+            EngineKind::Tract => {
+                if ![Provider::Cpu, Provider::Auto].contains(&options.provider) {
+                    tracing::warn!(asked = options.provider.as_str(), "tract has no GPU: the CPU computes");
+                }
+                Ok(Self::Tract(tract::Plans::load(bundle)?))
+            }
             #[cfg(not(feature = "tract"))]
             kind @ EngineKind::Tract => {
                 let _ = bundle;
                 Err(EngineError::NotBuilt { kind, feature: "tract" })
             }
+        }
+    }
+
+    /// What computes: never [`Provider::Auto`].
+    pub(crate) fn provider(&self) -> Provider {
+        match *self {
+            #[cfg(feature = "ort")]
+            Self::Ort(ref sessions) => sessions.provider(),
+            #[cfg(feature = "tract")]
+            Self::Tract(_) => Provider::Cpu,
         }
     }
 

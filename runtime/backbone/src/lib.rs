@@ -35,7 +35,7 @@ mod window;
 
 pub use backbone::{Backbone, Pass};
 pub use bundle::{Bundle, BundleError};
-pub use engine::{EngineError, EngineKind, EngineOptions};
+pub use engine::{EngineError, EngineKind, EngineOptions, Provider};
 pub use memory::process_resident_bytes;
 pub use picture::MAX_PICTURE_SIDE;
 pub use prepared::{Channel, Prepared, Treatment};

@@ -13,7 +13,12 @@ use loadonce_backbone::{Backbone, Bundle, EngineError, EngineKind, EngineOptions
 use support::bundle_dir;
 
 fn refusal(library: &Path) -> EngineError {
-    let options = EngineOptions { kind: EngineKind::Ort, library: Some(library.into()), threads: 1 };
+    let options = EngineOptions {
+        kind: EngineKind::Ort,
+        library: Some(library.into()),
+        threads: 1,
+        ..EngineOptions::default()
+    };
     Backbone::load(Bundle::open(&bundle_dir()).unwrap(), &options).unwrap_err()
 }
 
@@ -93,7 +98,8 @@ fn an_old_library_is_an_error_with_its_version() {
 #[cfg(not(feature = "tract"))]
 #[test]
 fn an_engine_that_was_not_built_is_named() {
-    let options = EngineOptions { kind: EngineKind::Tract, library: None, threads: 1 };
+    let options =
+        EngineOptions { kind: EngineKind::Tract, library: None, threads: 1, ..EngineOptions::default() };
     let error = Backbone::load(Bundle::open(&bundle_dir()).unwrap(), &options).unwrap_err();
     assert!(matches!(error, EngineError::NotBuilt { feature: "tract", .. }), "{error}");
 }

@@ -14,7 +14,12 @@ use support::{Golden, cosine, features, load, onnxruntime};
 fn the_engines_agree_at_every_exit() {
     let golden = Golden::read("features.safetensors");
     let ort = load(&onnxruntime());
-    let tract = load(&EngineOptions { kind: EngineKind::Tract, library: None, threads: 1 });
+    let tract = load(&EngineOptions {
+        kind: EngineKind::Tract,
+        library: None,
+        threads: 1,
+        ..EngineOptions::default()
+    });
     for sample in golden.samples() {
         let input = golden.prepared(&sample);
         let pairs = features(&ort, &input, 128).into_iter().zip(features(&tract, &input, 128));
@@ -38,7 +43,12 @@ fn the_engines_agree_on_texts() {
     }
     let load = |options: &EngineOptions| Backbone::load(Bundle::open(&dir).unwrap(), options).unwrap();
     let ort = load(&onnxruntime());
-    let tract = load(&EngineOptions { kind: EngineKind::Tract, library: None, threads: 1 });
+    let tract = load(&EngineOptions {
+        kind: EngineKind::Tract,
+        library: None,
+        threads: 1,
+        ..EngineOptions::default()
+    });
     let preparer = Preparer::new(ort.bundle(), &InputSpec::Text {}).unwrap();
     // Five lengths are more than tract keeps plans for, so the first is planned twice.
     for text in [

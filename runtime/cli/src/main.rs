@@ -6,11 +6,13 @@ use loadonce_cli::{bench, bench_rounds, evaluate, feed, sim};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// Teaches a fleet of gateways over a thin line.
 #[derive(Parser)]
-#[command(name = "loadonce", version)]
+#[command(name = "loadonce", version = loadonce_version::LONG)]
 struct Line {
     #[command(subcommand)]
     command: Command,
@@ -42,9 +44,10 @@ enum Command {
 
 fn main() -> ExitCode {
     let line = Line::parse();
-    let filter =
-        EnvFilter::try_from_env("LOADONCE_LOG").unwrap_or_else(|_| EnvFilter::new("error,rumqttd=off"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let asked = std::env::var("LOADONCE_LOG").ok().and_then(|text| text.parse::<Targets>().ok());
+    let usual = || Targets::new().with_default(LevelFilter::ERROR).with_target("rumqttd", LevelFilter::OFF);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    tracing_subscriber::registry().with(lines).with(asked.unwrap_or_else(usual)).init();
     let result = match line.command {
         Command::Demo(options) => interruptible(demo::run(options)),
         Command::Feed(options) => interruptible(feed::run(options)),

@@ -7,20 +7,25 @@ use std::fmt;
 use std::os::unix::fs::MetadataExt;
 
 use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::format::{Compact, Format, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
-/// Sends the log to standard error, filtered by `LOADONCE_LOG` (`info` where absent).
+/// Sends the log to standard error, filtered by `LOADONCE_LOG`: levels and `target=level`, comma-separated; `info`
+/// where it says nothing usable.
 pub fn init() {
-    let filter = EnvFilter::try_from_env("LOADONCE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    let asked = std::env::var("LOADONCE_LOG").ok().and_then(|text| text.parse::<Targets>().ok());
+    let filter = asked.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
+    let log = tracing_subscriber::registry().with(filter);
     if to_journal() {
         let line = tracing_subscriber::fmt::format().without_time().with_level(false).compact();
-        log.event_format(JournalLine(line)).init();
+        log.with(lines.event_format(JournalLine(line))).init();
     } else {
-        log.init();
+        log.with(lines).init();
     }
 }
 

@@ -89,10 +89,8 @@ struct Story {
 pub fn run(options: &Options) -> Value {
     let folder = TempDir::new().expect("the system has a folder for temporary files");
     let site = Site::at(folder.path());
-    let task = Task {
-        more: format!("[training]\nepochs = {EPOCHS}\npatience = 0"),
-        ..digits(1, STEPS, LABELS)
-    };
+    let task =
+        Task { more: format!("[training]\nepochs = {EPOCHS}\npatience = 0"), ..digits(1, STEPS, LABELS) };
     let aggregator = site.aggregator(&[task], AggregatorOptions::default());
     let disk = Disk::flash(&options.image, folder.path());
     // The console is where the test sees the agent's log.
@@ -226,7 +224,8 @@ impl Story {
         self.machine.wait(mark, &["boundary=\"training.begun\""]);
         self.machine.cut();
         self.tell("power cut while a step was being trained");
-        let persisted = self.machine.console().find(mark, &["boundary=\"outbox.persisted\"", "kind=\"step\""]);
+        let persisted =
+            self.machine.console().find(mark, &["boundary=\"outbox.persisted\"", "kind=\"step\""]);
         self.must(persisted.is_none(), "the cut came before the step was trained");
         self.look_inside("after the cut in training");
     }

@@ -4,13 +4,13 @@ use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ort::environment::{Environment, GlobalThreadPoolOptions};
-use ort::ep;
+use ort::ep::ExecutionProviderDispatch;
 use ort::session::{Session, SessionInputValue};
 use ort::value::TensorRef;
 
 use crate::bundle::Bundle;
 use crate::contract::Segment;
-use crate::engine::{EngineError, EngineOptions, SegmentInput, SegmentOutput, library};
+use crate::engine::{EngineError, EngineOptions, Provider, SegmentInput, SegmentOutput, library, provider};
 use crate::inputs::PATCH;
 
 /// The environment lives as long as the process: `ort` allows one, and drops it with the last handle.
@@ -20,11 +20,16 @@ struct Process {
     environment: Environment,
     library: PathBuf,
     threads: usize,
+    /// What computes: chosen at the start, the CPU once the device has failed.
+    provider: Provider,
 }
 
 /// The sessions of a bundle. `ort` runs a session by `&mut`, hence the locks; a segment runs for about a
 /// millisecond, and a gateway infers one sample at a time.
-pub(crate) struct Sessions(Vec<Mutex<SegmentSession>>);
+pub(crate) struct Sessions {
+    segments: Vec<Mutex<SegmentSession>>,
+    provider: Provider,
+}
 
 struct SegmentSession {
     session: Session,
@@ -45,20 +50,43 @@ fn failed<R>(file: &str, doing: &'static str) -> impl Fn(ort::Error<R>) -> Engin
 
 impl Sessions {
     pub(crate) fn load(bundle: &Bundle, options: &EngineOptions) -> Result<Self, EngineError> {
-        let environment = environment(options)?;
-        let sessions = bundle.segments().iter().map(|segment| {
-            let bytes = bundle.read(&segment.file)?;
-            Ok(Mutex::new(SegmentSession::load(&environment, segment, &bytes)?))
-        });
-        Ok(Self(sessions.collect::<Result<_, EngineError>>()?))
+        let (environment, provider) = environment(options)?;
+        let load = |provider| {
+            let sessions = bundle.segments().iter().map(|segment| {
+                let bytes = bundle.read(&segment.file)?;
+                let chain = provider::chain(provider, options.engines.as_deref());
+                Ok(Mutex::new(SegmentSession::load(&environment, segment, &bytes, &chain)?))
+            });
+            Ok(Self { segments: sessions.collect::<Result<_, EngineError>>()?, provider })
+        };
+        match load(provider) {
+            // The library was built for the GPU, and the device lacks it or one of its libraries.
+            Err(EngineError::Engine { doing, what, .. }) if provider != Provider::Cpu => {
+                tracing::warn!(
+                    provider = provider.as_str(),
+                    doing,
+                    what,
+                    "this device cannot: the CPU computes"
+                );
+                if let Some(process) = &mut *lock(&PROCESS) {
+                    process.provider = Provider::Cpu;
+                }
+                load(Provider::Cpu)
+            }
+            loaded => loaded,
+        }
+    }
+
+    pub(crate) fn provider(&self) -> Provider {
+        self.provider
     }
 
     pub(crate) fn run(&self, index: usize, input: &SegmentInput<'_>) -> Result<SegmentOutput, EngineError> {
-        lock(&self.0[index]).run(input)
+        lock(&self.segments[index]).run(input)
     }
 }
 
-fn environment(options: &EngineOptions) -> Result<Environment, EngineError> {
+fn environment(options: &EngineOptions) -> Result<(Environment, Provider), EngineError> {
     let threads = options.threads.max(1);
     let mut process = lock(&PROCESS);
     if let Some(running) = &*process {
@@ -72,7 +100,7 @@ fn environment(options: &EngineOptions) -> Result<Environment, EngineError> {
                 "the process keeps its first thread pool"
             );
         }
-        return Ok(running.environment.clone());
+        return Ok((running.environment.clone(), running.provider));
     }
 
     let probed = library::find(options.library.as_deref())?;
@@ -92,21 +120,36 @@ fn environment(options: &EngineOptions) -> Result<Environment, EngineError> {
     let environment = builder.build().map_err(failed(&engine, "starting"))?;
     // Its warnings are about devices it did not find; errors come back as errors.
     environment.set_log_level(ort::logging::LogLevel::Error);
-    tracing::info!(library = engine, version = probed.version, threads, "ONNX Runtime started");
-    *process = Some(Process { environment: environment.clone(), library: probed.path, threads });
-    Ok(environment)
+    let provider = provider::choose(options.provider, provider::offered);
+    tracing::info!(
+        library = engine,
+        version = probed.version,
+        threads,
+        provider = provider.as_str(),
+        "ONNX Runtime started"
+    );
+    if ![provider, Provider::Auto].contains(&options.provider) {
+        tracing::warn!(
+            asked = options.provider.as_str(),
+            library = engine,
+            "this library was built without the provider asked for: the CPU computes"
+        );
+    }
+    *process = Some(Process { environment: environment.clone(), library: probed.path, threads, provider });
+    Ok((environment, provider))
 }
 
 impl SegmentSession {
-    fn load(environment: &Environment, segment: &Segment, bytes: &[u8]) -> Result<Self, EngineError> {
+    fn load(
+        environment: &Environment,
+        segment: &Segment,
+        bytes: &[u8],
+        providers: &[ExecutionProviderDispatch],
+    ) -> Result<Self, EngineError> {
         let file = &segment.file;
-        // The arena costs sense-tiny 1 MiB more and makes nothing faster; the memory pattern changes neither.
         let session = Session::builder(environment)
             .map_err(failed(file, "making a session"))?
-            .with_execution_providers([ep::CPU::default()
-                .with_arena_allocator(false)
-                .build()
-                .error_on_failure()])
+            .with_execution_providers(providers)
             .map_err(failed(file, "choosing the processor"))?
             .with_memory_pattern(false)
             .map_err(failed(file, "configuring memory"))?

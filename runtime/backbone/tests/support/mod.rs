@@ -69,7 +69,7 @@ pub(crate) fn onnxruntime() -> EngineOptions {
         "{} is missing: run `cross/fetch-onnxruntime` into its folder",
         library.display()
     );
-    EngineOptions { kind: EngineKind::Ort, library: Some(library), threads: 1 }
+    EngineOptions { kind: EngineKind::Ort, library: Some(library), threads: 1, ..EngineOptions::default() }
 }
 
 pub(crate) fn load(options: &EngineOptions) -> Backbone {

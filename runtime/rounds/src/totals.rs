@@ -118,7 +118,7 @@ impl StepTotals {
     /// By how much each parameter moves: the weighted mean of the steps, where `before` is empty. With the
     /// [`Self::weight`]s of the versions before it, the steps are divided by the mean of these and their own instead,
     /// so that a version of few or lightly counting steps moves the module less and one of many more, but at most
-    /// [`MOST_MEANS`] times as far as their mean. Divided by its own weight alone, a version without any of the slow
+    /// twice as far as their mean. Divided by its own weight alone, a version without any of the slow
     /// gateways would move as far as one with several of them, and the fast ones would count for more than they are.
     ///
     /// `None` without weight. Integers are converted once and divided once, both correctly rounded, so every machine

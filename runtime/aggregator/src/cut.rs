@@ -1,13 +1,12 @@
 //! Versions: close a round, cut a version, publish the pointer. In this order.
 
-use loadonce_delta::{Codec, decode_step};
 use loadonce_module::{Dtype, FileError, ModuleFile, Role, Sums};
 use loadonce_rounds::{
-    ContributionId, Decision, LineageEntry, Made, Open, PatchPolicy, StepTotals, VersionError,
-    contributions_hash, from_steps, from_sums, patch_to,
+    ContributionId, Decision, LineageEntry, Made, Open, PatchPolicy, VersionError, contributions_hash,
+    from_steps, from_sums, patch_to,
 };
 use loadonce_trust::{encode_hex, hash};
-use loadonce_wire::Manifest;
+use loadonce_wire::{Bytes32, Manifest};
 use thiserror::Error;
 
 use crate::aggregator::Aggregator;
@@ -16,6 +15,7 @@ use crate::history::Policy;
 use crate::journal::{Cut, Held, Journal, JournalError};
 use crate::line::{Line, Newest};
 use crate::outgoing::Outgoing;
+use crate::steps::Steps;
 
 /// Why a round cannot become a version.
 #[derive(Debug, Error)]
@@ -33,6 +33,8 @@ pub(crate) struct Draft {
     pub(crate) entry: LineageEntry,
     pub(crate) module: Vec<u8>,
     pub(crate) patch: Option<Vec<u8>>,
+    /// The gateways whose steps it was made from, ascending; none from sums.
+    pub(crate) participants: Vec<Bytes32>,
     heldout: Option<Heldout>,
     /// The round it was made from.
     held: Held,
@@ -40,14 +42,14 @@ pub(crate) struct Draft {
 
 /// What a round collected.
 #[derive(Default)]
-struct Collected {
+pub(crate) struct Collected {
     ids: Vec<ContributionId>,
     heldout: (u64, f64, f64),
     held: Held,
 }
 
 impl Collected {
-    fn note(&mut self, manifest: &Manifest) {
+    pub(crate) fn note(&mut self, manifest: &Manifest) {
         self.ids.push(ContributionId::of(manifest));
         let (samples, before, after) = (
             f64::from(manifest.heldout_samples),
@@ -61,11 +63,12 @@ impl Collected {
         }
     }
 
-    fn gateways(&self) -> u32 {
+    /// Ascending.
+    fn gateways(&self) -> Vec<Bytes32> {
         let mut keys: Vec<_> = self.ids.iter().map(|id| id.key).collect();
         keys.sort_unstable();
         keys.dedup();
-        keys.len() as u32
+        keys
     }
 
     fn heldout(&self) -> Option<Heldout> {
@@ -115,6 +118,7 @@ impl Aggregator {
             entry: &draft.entry,
             module: &draft.module,
             patch: draft.patch.as_deref(),
+            participants: &draft.participants,
             pointer: &pointer,
             held: draft.held,
             policy: &Policy::encode(&line.task),
@@ -187,28 +191,13 @@ fn from_round(journal: &Journal, line: &Line) -> Result<Result<Draft, CutError>,
         .module(&newest.entry.module, ModuleFile::decode)?
         .ok_or_else(|| missing(format!("the file of version {} is gone", newest.entry.version)))?
         .map_err(|error| missing(error.to_string()))?;
-    let parameters = line.task.shape.parameters();
-    let max_weight = line.task.manifest.rounds.max_weight;
-    let mut totals = StepTotals::new(parameters);
-    let mut collected = Collected::default();
-    let mut unusable = 0;
-    let held = journal.pending(&line.id, line.version() + 1, |pending| {
-        let step = Codec::from_number(pending.manifest.codec)
-            .and_then(|codec| decode_step(codec, pending.blob, parameters));
-        match step {
-            Ok(step)
-                if totals
-                    .add(&step, pending.manifest.weight, max_weight, line.staleness(&pending.manifest))
-                    .is_ok() =>
-            {
-                collected.note(&pending.manifest);
-            }
-            _ => unusable += 1,
-        }
-    })?;
+    let pace = journal.pace(line)?;
+    let mut steps = Steps::new(line, &pace);
+    let held = journal.pending(&line.id, line.version() + 1, |pending| steps.take(pending))?;
+    let (totals, mut collected, unusable) = steps.finish();
     warn_broken(line, held.broken + unusable);
     collected.held = held;
-    let params = from_steps(&base.params, &totals);
+    let params = from_steps(&base.params, &totals, pace.before());
     Ok(params.map_err(CutError::from).and_then(|params| {
         let (params, patch) = patched(line, &newest, &base.params, params);
         finish(line, params, patch, Made::FromSteps, &collected, totals.weight())
@@ -262,6 +251,7 @@ fn finish(
         params,
     };
     let module = file.encode(Dtype::F16)?;
+    let gateways = collected.gateways();
     let entry = LineageEntry {
         made,
         version,
@@ -269,9 +259,12 @@ fn finish(
         module: hash(&module),
         contributions: contributions_hash(collected.ids.iter().copied()),
         count: collected.ids.len() as u32,
-        gateways: collected.gateways(),
+        gateways: gateways.len() as u32,
         weight,
     };
-    let heldout = if made == Made::FromSteps { collected.heldout() } else { None };
-    Ok(Draft { entry, module, patch, heldout, held: collected.held })
+    let (participants, heldout) = match made {
+        Made::FromSteps => (gateways, collected.heldout()),
+        Made::FromSums => (Vec::new(), None),
+    };
+    Ok(Draft { entry, module, patch, participants, heldout, held: collected.held })
 }

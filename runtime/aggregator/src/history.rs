@@ -20,6 +20,7 @@ use crate::journal::{
     CONTRIBUTIONS, Cut, Hash, Journal, JournalError, KEPT_MODULES, META, MODULES, Pending, TOTALS, VERSIONS,
     contributions_of, corrupt, decode_entry, numbered,
 };
+use crate::participants;
 use crate::settings::Task;
 
 /// Cuts in their order: lineage ‖ version ‖ rows ‖ bytes.
@@ -190,7 +191,8 @@ fn drop_version(tx: &WriteTransaction, row: &Row, cut: &Cut<'_>) -> Result<(), J
     let up_to = numbered(lineage, 0)..=numbered(lineage, version.saturating_add(1));
     let last = policies.range(up_to.clone())?.next_back().transpose()?.map(|(key, _)| key.value());
     policies.retain_in(up_to, |key, _| Some(key) == last)?;
-    Ok(())
+    drop(policies);
+    participants::forget(tx, lineage, *version)
 }
 
 /// Sets the floor of a lineage to its totals: what the version that is just cut was made from. A round that does not

@@ -11,14 +11,15 @@ use std::collections::btree_map::Entry;
 
 use loadonce_control::Pointer;
 use loadonce_module::{Sums, SumsError};
-use loadonce_rounds::{ContributionId, LineageEntry};
+use loadonce_rounds::{ContributionId, LineageEntry, Made};
 use loadonce_store::redb::{self, ReadableTable, TableDefinition, WriteTransaction};
 use loadonce_store::{Database, StoreError};
-use loadonce_wire::Manifest;
+use loadonce_wire::{Bytes32, Manifest};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::history::{self, History};
+use crate::participants::{self, PARTICIPANTS};
 
 pub(crate) type Hash = [u8; 32];
 
@@ -33,7 +34,7 @@ pub(crate) const MODULES: TableDefinition<Hash, &[u8]> = TableDefinition::new("m
 const PATCHES: TableDefinition<Hash, &[u8]> = TableDefinition::new("patches");
 pub(crate) const POINTERS: TableDefinition<&str, &[u8]> = TableDefinition::new("pointers");
 
-const FORMAT: u64 = 2;
+const FORMAT: u64 = 3;
 /// Applied sequences per gateway and epoch whose hash is remembered; an outbox holds 1,024 entries. Below the
 /// window every sequence counts as applied.
 pub(crate) const WINDOW: u64 = 4096;
@@ -165,6 +166,8 @@ pub(crate) struct Cut<'a> {
     pub(crate) module: &'a [u8],
     /// What makes the module file of the one before it.
     pub(crate) patch: Option<&'a [u8]>,
+    /// The gateways whose steps it was made from, ascending; none from sums.
+    pub(crate) participants: &'a [Bytes32],
     pub(crate) pointer: &'a Pointer,
     /// The round that closes.
     pub(crate) held: Held,
@@ -209,6 +212,7 @@ impl Journal {
             tx.open_table(MODULES)?;
             tx.open_table(PATCHES)?;
             tx.open_table(POINTERS)?;
+            tx.open_table(PARTICIPANTS)?;
             history::open_tables(&tx)?;
         }
         tx.commit()?;
@@ -403,6 +407,9 @@ impl Journal {
             };
         }
         put_pointer(&tx, cut.pointer)?;
+        if cut.entry.made == Made::FromSteps {
+            participants::put(&tx, &cut.lineage, cut.entry.version, cut.participants)?;
+        }
         let history = history::retain(&tx, cut)?;
         if let Some(old) = cut.entry.version.checked_sub(KEPT_VERSIONS) {
             tx.open_table(VERSIONS)?.remove(numbered(&cut.lineage, old))?;

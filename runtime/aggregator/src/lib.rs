@@ -11,6 +11,8 @@
 //! | `settings` | what the core needs of it |
 //! | `journal` | the tables and their transactions |
 //! | `history` | what versions were made from, as long as it fits |
+//! | `participants` | who took part in which version |
+//! | `steps` | the steps of a round into their total |
 //! | `replay` | makes versions again and compares |
 //! | `registry` | gateways: admission, presence |
 //! | `transfers` | contributions that arrive in pieces, in bounded memory |
@@ -34,10 +36,12 @@ mod journal;
 mod line;
 mod metrics;
 mod outgoing;
+mod participants;
 mod registry;
 mod replay;
 mod run;
 mod settings;
+mod steps;
 
 pub use aggregator::{Aggregator, OpenError};
 pub use figures::{ContributionFigures, Figures, GatewayFigures, Heldout, TaskContributions, TaskFigures};

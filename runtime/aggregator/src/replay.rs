@@ -364,6 +364,10 @@ impl Run {
         if newest && self.journal.patch(&line.id, <[u8]>::to_vec)? != draft.patch {
             return differs("the patch kept is another");
         }
+        let known = self.journal.participants_of(&line.id, entry.version)?;
+        if entry.made == Made::FromSteps && known.as_ref() != Some(&draft.participants) {
+            return differs("the list of its gateways is another");
+        }
         Ok(match (draft.entry == *entry, found) {
             (true, None | Some(true)) => Outcome::Reproduced,
             (true, Some(false)) => Outcome::Differs("the module file kept is another".into()),

@@ -157,6 +157,61 @@ fn invariant_14_a_late_step_pulls_by_its_staleness_weight() {
 }
 
 #[test]
+fn invariant_14_a_buffered_step_counts_for_the_versions_its_gateway_was_not_in() {
+    let toml = DIGITS
+        .replace("quorum = 3, minimum = 3", r#"mode = "buffered", quorum = 2, minimum = 1"#)
+        .replace("steps = 2", "steps = 9");
+    let toml = format!("{toml}\nsync = {{ codec = \"f16\" }}");
+    let task = task(&toml);
+    let n = task.shape.parameters();
+    let mut core = open(settings(&[&toml]));
+    let (mut gateways, first) = first_version(&mut core, &task);
+    let mut newest = first;
+    let mut values = Vec::new();
+    // Who gives a step, how far its values go, and from which base; the others go on, the third comes when it can.
+    let rounds: [&[(usize, f32, bool)]; 6] = [
+        &[(0, 0.0, false), (1, 0.0, false)],
+        &[(0, 0.0, false), (1, 0.0, false)],
+        &[(0, 0.0, false), (1, 0.0, false)],
+        &[(0, 0.0, false), (2, 1.0, true)],
+        &[(0, 0.0, false), (2, 1.0, true)],
+        &[(2, 1.0, true), (2, 1.0, false)],
+    ];
+    for (at, round) in rounds.iter().enumerate() {
+        for &(who, value, late) in *round {
+            let base = if late { first } else { newest };
+            let step = gateways[who].step_of(&task, base, Codec::StepF16, &vec![value; n]);
+            assert_eq!(send(&mut core, &gateways[who], &step), ACCEPTED);
+        }
+        core.on_tick(60_000 * (at as u64 + 2)).unwrap();
+        let entry = *core.lineage("digits").unwrap().last().unwrap();
+        assert_eq!((entry.version, entry.count), (at as u64 + 2, 2));
+        newest = (entry.version, entry.module);
+        let module = core.module(&entry.module).unwrap().unwrap();
+        values.push((entry.weight, ModuleFile::decode(&module).unwrap().params));
+    }
+    let weights: Vec<u64> = values.iter().map(|(weight, _)| *weight).collect();
+    // Weights are 4. In version 5 the third gateway stands for versions 2 to 5; its two steps of version 7 share one.
+    assert_eq!(weights, [8, 8, 8, 4 + 16, 8, 4]);
+    let usual = |versions: &[u64]| versions.iter().sum::<u64>() as f32 / versions.len() as f32;
+    let moved = [
+        0.0,
+        0.0,
+        // Three versions late, which is its pace.
+        16.0 / usual(&[8, 8, 8, 20]),
+        // Four versions late, and it was in the version before: three more than its pace.
+        4.0 / 2.0 / usual(&[8, 8, 8, 20, 8]),
+        // Half of it late by five, half of it fresh.
+        (2.0 / 5f32.sqrt() + 2.0) / usual(&[8, 8, 8, 20, 8, 4]),
+    ];
+    for (pair, moved) in values.windows(2).zip(moved) {
+        for (before, after) in pair[0].1.iter().zip(&pair[1].1) {
+            assert!((after - before - moved).abs() < 0.01, "{before} {after} {moved}");
+        }
+    }
+}
+
+#[test]
 fn a_buffered_round_closes_with_its_quorum_of_steps() {
     let toml = DIGITS
         .replace("quorum = 3, minimum = 3", r#"mode = "buffered", quorum = 3, minimum = 1"#)

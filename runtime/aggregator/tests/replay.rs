@@ -165,6 +165,69 @@ fn a_policy_that_changed_between_versions_is_the_one_that_counts() {
     assert!(replay.sound() && replay.count(|o| *o == Outcome::Reproduced) == 6, "{}", replay.text());
 }
 
+const WINDOW: u64 = 4;
+
+/// Thirteen buffered versions: two gateways are in each of them, the third comes when it can, from old bases.
+fn learn_buffered(disk: &PowerCutDisk, history_bytes: u64) -> Vec<[u8; 32]> {
+    let toml = trained().replace("quorum = 3", "quorum = 2").replace("minimum = 3", "minimum = 1");
+    let toml =
+        toml.replace("rounds = {", &format!(r#"rounds = {{ mode = "buffered", staleness = {WINDOW},"#));
+    let task = task(&toml);
+    let open = || open_on(disk, Settings { history_bytes, ..settings(&[&toml]) }, 0).unwrap();
+    let mut core = open();
+    let mut gateways: Vec<_> = (1..=3).map(Gateway::new).collect();
+    for version in 1..=13u64 {
+        let lineage = core.lineage("digits").unwrap();
+        for gateway in &mut gateways {
+            let third = gateway.number == 3;
+            let away = third && ![4, 5, 8, 11].contains(&version);
+            let back = if third { 3.min(lineage.len()) } else { 1 };
+            let entry = match lineage.iter().rev().nth(back.saturating_sub(1)) {
+                Some(_) if away => continue,
+                Some(base) => gateway.step(&task, (base.version, base.module)),
+                None => gateway.sum(&task),
+            };
+            assert_eq!(send(&mut core, gateway, &entry), ACCEPTED);
+        }
+        assert_eq!(core.on_tick(version).unwrap().len(), 1);
+        if version % 5 == 0 {
+            drop(core);
+            core = open();
+        }
+    }
+    core.lineage("digits").unwrap().iter().map(|entry| entry.module).collect()
+}
+
+#[test]
+fn invariant_02_a_buffered_version_comes_out_again_whatever_the_history_keeps() {
+    const PARTICIPANTS: TableDefinition<'_, [u8; 40], &[u8]> = TableDefinition::new("participants");
+    let disk = PowerCutDisk::new();
+    let lineage = learn_buffered(&disk, u64::MAX);
+    let whole = replayed(&disk);
+    assert!(whole.sound(), "{}", whole.text());
+    assert_eq!(whole.count(|outcome| *outcome == Outcome::Reproduced), 13);
+    let rows = |disk: &PowerCutDisk| {
+        let table = database(disk).begin_read().unwrap().open_table(PARTICIPANTS).unwrap();
+        table.iter().unwrap().count() as u64
+    };
+    assert_eq!(rows(&disk), 12, "every version but the one from sums");
+    for bound in [whole.history.bytes / 2, whole.history.bytes / 4, 0] {
+        let disk = PowerCutDisk::new();
+        assert_eq!(learn_buffered(&disk, bound), lineage, "{bound}: what is kept must not show");
+        let replay = replayed(&disk);
+        assert!(replay.sound(), "{bound}: {}", replay.text());
+        let kept = replay.history.versions;
+        assert_eq!(replay.count(|outcome| *outcome == Outcome::Reproduced) as u64, kept);
+        assert_eq!(
+            rows(&disk),
+            (kept + WINDOW).min(12),
+            "those that the versions kept and the next one look back to"
+        );
+    }
+    let key = |key: [u8; 40]| key.to_vec();
+    assert_eq!(flip::<[u8; 40], &[u8]>(&disk, "participants", 1, key, flip_bytes), 48);
+}
+
 /// Flips bytes of every `every`-th record of a table, one at a time; each must be found.
 fn flip<K: Value + loadonce_store::redb::Key + 'static, V: Value + 'static>(
     disk: &PowerCutDisk,

@@ -38,7 +38,8 @@ pub struct LineageEntry {
     pub count: u32,
     /// From how many gateways.
     pub gateways: u32,
-    /// From sums: samples in the totals. From steps: weight of the mean, after clipping.
+    /// From sums: samples in the totals. From steps: Σ of their weights after clipping, each times the versions it
+    /// stands for ([`crate::Share`]).
     pub weight: u64,
 }
 

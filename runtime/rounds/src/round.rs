@@ -128,8 +128,9 @@ impl Round {
         self.contributions
     }
 
-    /// Whether this gateway contributed something of this age: steps count once per gateway, round and age, so a
-    /// gateway pulls a version by at most 1 + 1/√2 times the largest weight.
+    /// Whether this gateway contributed something of this age: steps count once per gateway, round and age. So in
+    /// `Sync` a gateway pulls a version by at most 1 + 1/√2 times the largest weight; in `Buffered` both share what the
+    /// gateway stands for.
     pub fn has(&self, gateway: &Bytes32, age: Age) -> bool {
         self.gateways.get(gateway).is_some_and(|part| match age {
             Age::Fresh => part.fresh,

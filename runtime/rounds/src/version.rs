@@ -38,12 +38,13 @@ pub fn from_sums(shape: &Shape, totals: &Sums, options: &SolveOptions) -> Result
     publishable(closed_form(shape, totals, options)?.into_iter().map(f64::from))
 }
 
-/// The newest version plus the weighted mean of the steps, whatever bases they were trained from.
-pub fn from_steps(base: &[f32], totals: &StepTotals) -> Result<Vec<f32>, VersionError> {
+/// The newest version plus the weighted mean of the steps, whatever bases they were trained from; `before` as in
+/// [`StepTotals::mean`].
+pub fn from_steps(base: &[f32], totals: &StepTotals, before: &[u64]) -> Result<Vec<f32>, VersionError> {
     if base.len() != totals.parameters() {
         return Err(VersionError::Length { base: base.len(), steps: totals.parameters() });
     }
-    let mean = totals.mean().ok_or(VersionError::NoWeight)?;
+    let mean = totals.mean(before).ok_or(VersionError::NoWeight)?;
     publishable(base.iter().zip(mean).map(|(&base, mean)| f64::from(base) + mean))
 }
 
@@ -92,6 +93,7 @@ pub fn publishable(params: impl IntoIterator<Item = f64>) -> Result<Vec<f32>, Ve
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Share;
     use loadonce_module::{Head, Recipe};
 
     fn totals(samples: &[(&[i16], u16)]) -> Sums {
@@ -131,11 +133,12 @@ mod tests {
     #[test]
     fn steps_move_the_base_by_their_weighted_mean() {
         let mut totals = StepTotals::new(2);
-        totals.add(&[1.0, 0.0], 3, 100, 0).unwrap();
-        totals.add(&[0.0, 4.0], 1, 100, 0).unwrap();
-        assert_eq!(from_steps(&[10.0, 20.0], &totals).unwrap(), [10.75, 21.0]);
-        assert_eq!(from_steps(&[10.0], &totals), Err(VersionError::Length { base: 1, steps: 2 }));
-        assert_eq!(from_steps(&[0.0], &StepTotals::new(1)), Err(VersionError::NoWeight));
+        totals.add(&[1.0, 0.0], 3, 100, Share::once(0)).unwrap();
+        totals.add(&[0.0, 4.0], 1, 100, Share::once(0)).unwrap();
+        assert_eq!(from_steps(&[10.0, 20.0], &totals, &[]).unwrap(), [10.75, 21.0]);
+        assert_eq!(from_steps(&[10.0, 20.0], &totals, &[12]).unwrap(), [10.375, 20.5]);
+        assert_eq!(from_steps(&[10.0], &totals, &[]), Err(VersionError::Length { base: 1, steps: 2 }));
+        assert_eq!(from_steps(&[0.0], &StepTotals::new(1), &[]), Err(VersionError::NoWeight));
     }
 
     #[test]

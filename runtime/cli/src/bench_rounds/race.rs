@@ -2,9 +2,9 @@
 
 use super::fleet::Fleet;
 use loadonce_module::Random;
-use loadonce_rounds::{Age, Decision, Open, Round, Rules, StepTotals, from_steps};
+use loadonce_rounds::{Age, Decision, Mode, Open, Pace, Round, Rules, StepTotals, from_steps};
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashMap};
 
 /// Virtual milliseconds that a fast gateway takes for a step.
 const STEP_MS: u64 = 60_000;
@@ -83,8 +83,20 @@ struct Run<'a> {
     sent: Vec<Vec<(u64, Vec<f32>)>>,
     params: Vec<Vec<f32>>,
     round: Round,
-    totals: StepTotals,
+    taken: Vec<Taken>,
+    /// The newest version that steps of a gateway went into, by key.
+    last: HashMap<[u8; 32], u64>,
+    /// Weights of the versions made from steps.
+    weights: Vec<u64>,
     course: Course,
+}
+
+/// A step in the open round.
+struct Taken {
+    gateway: usize,
+    key: [u8; 32],
+    staleness: u64,
+    values: Vec<f32>,
 }
 
 /// Runs until `more` says no.
@@ -108,7 +120,9 @@ pub(crate) fn race(fleet: &Fleet, race: &Race, seed: u64, more: impl Fn(&Course)
         sent: vec![Vec::new(); fleet.len()],
         params: vec![vec![0.0; parameters]],
         round: Round::new(Open::Step, race.rules),
-        totals: StepTotals::new(parameters),
+        taken: Vec::new(),
+        last: HashMap::new(),
+        weights: Vec::new(),
         course: Course::default(),
     };
     run.publish(0);
@@ -193,26 +207,47 @@ impl Run<'_> {
             self.course.refused += 1;
             return;
         }
-        let weight = self.fleet.weight(gateway);
-        if self.totals.add(&values, weight, MAX_WEIGHT, staleness).is_ok() {
-            self.round.join(key, age, now);
-            self.course.steps += 1;
-            self.course.late += u64::from(age == Age::Late);
-        } else {
-            self.course.refused += 1;
+        self.round.join(key, age, now);
+        self.course.steps += 1;
+        self.course.late += u64::from(age == Age::Late);
+        self.taken.push(Taken { gateway, key, staleness, values });
+    }
+
+    /// How the steps of the open round count, as the aggregator reads it from its journal.
+    fn pace(&self) -> Pace {
+        if self.race.rules.mode == Mode::Sync {
+            return Pace::Once;
+        }
+        let (version, most) = (self.newest() + 1, self.race.staleness);
+        let seen = |&(_, &last): &(&[u8; 32], &u64)| last + most >= version;
+        let back = self.weights.len().saturating_sub(most.saturating_sub(1) as usize);
+        Pace::Spans {
+            version,
+            most,
+            last: self.last.iter().filter(seen).map(|(key, last)| (*key, *last)).collect(),
+            before: self.weights[back..].to_vec(),
         }
     }
 
     fn cut(&mut self, now: u64) {
+        let (pace, version) = (self.pace(), self.newest() + 1);
+        let taken = std::mem::take(&mut self.taken);
+        let mut totals = StepTotals::new(self.fleet.shape.parameters());
+        for step in &taken {
+            let steps = taken.iter().filter(|other| other.key == step.key).count();
+            let share = pace.share(&step.key, steps, step.staleness);
+            let weight = self.fleet.weight(step.gateway);
+            let added = totals.add(&step.values, weight, MAX_WEIGHT, share);
+            added.expect("trained from this shape; training keeps no value that is not finite");
+        }
+        self.last.extend(taken.iter().map(|step| (step.key, version)));
+        self.weights.push(totals.weight());
         let newest = &self.params[self.params.len() - 1];
-        let Ok(params) = from_steps(newest, &self.totals) else {
-            self.round.block();
-            return;
-        };
+        let params = from_steps(newest, &totals, pace.before());
+        let params = params.expect("a round that closes holds a step, and every gateway has samples");
         self.course.points.push((now, self.fleet.accuracy(&params)));
         self.params.push(params);
         self.round = Round::new(Open::Step, self.race.rules);
-        self.totals = StepTotals::new(self.fleet.shape.parameters());
         self.publish(now);
     }
 }
@@ -220,7 +255,6 @@ impl Run<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use loadonce_rounds::Mode;
 
     fn run(mode: Mode, quorum: usize, staleness: u64, versions: usize) -> Course {
         let fleet = Fleet::made_up(6);

@@ -8,7 +8,7 @@ use loadonce_module::{
     Dataset, Dtype, ModuleFile, Progress, Random, Role, Runner, Sums, TrainConfig, Trainer, argmax,
     label_counts, log_prior, quantize_all,
 };
-use loadonce_rounds::{StepTotals, from_steps, from_sums, publishable};
+use loadonce_rounds::{Share, StepTotals, from_steps, from_sums, publishable};
 
 /// One run.
 pub(crate) struct Plan<'a> {
@@ -104,7 +104,7 @@ impl Plan<'_> {
                 let sent = self.coding.send(&step, &self.budget(i, round, self.options.bits), &mut random)?;
                 let weight = gateway.data.n() as u32;
                 totals
-                    .add(&sent.decoded, weight, manifest.rounds.max_weight, 0)
+                    .add(&sent.decoded, weight, manifest.rounds.max_weight, Share::once(0))
                     .map_err(|e| e.to_string())?;
                 let energy: f64 = step.iter().map(|&v| f64::from(v).powi(2)).sum();
                 step.iter_mut().zip(&sent.decoded).for_each(|(s, d)| *s -= d);
@@ -120,7 +120,7 @@ impl Plan<'_> {
                     outcome.chosen[chosen] += 1.0;
                 }
             }
-            let wanted = from_steps(&base, &totals).map_err(|e| e.to_string())?;
+            let wanted = from_steps(&base, &totals, &[]).map_err(|e| e.to_string())?;
             base = if self.coding.patches() {
                 let wanted: Vec<f32> = wanted.iter().zip(&lost_by_patches).map(|(w, l)| w + l).collect();
                 let budget = self.budget(gateways.len(), round, self.options.patch_bits);

@@ -9,7 +9,9 @@ use loadonce_delta::{
     encode_sums,
 };
 use loadonce_module::{Dtype, FileError, ModuleFile, Random, Role, Shape, Sums, SumsError};
-use loadonce_rounds::{PatchPolicy, StepTotals, TotalsError, VersionError, from_steps, from_sums, patch_to};
+use loadonce_rounds::{
+    PatchPolicy, Share, StepTotals, TotalsError, VersionError, from_steps, from_sums, patch_to,
+};
 use loadonce_trust::hash;
 use loadonce_wire::ContributionKind;
 use std::rc::Rc;
@@ -155,7 +157,7 @@ impl Truth {
     pub(crate) fn next(&mut self, pool: &Pool, gateways: usize) -> Result<&Expected, PayloadError> {
         let kind = pool.payloads.first().map(|payload| payload.kind);
         let (params, patch) = if let (Some(newest), Some(ContributionKind::Step)) = (&self.newest, kind) {
-            self.patched(newest, from_steps(&newest.params, &self.steps(pool, gateways)?)?)?
+            self.patched(newest, from_steps(&newest.params, &self.steps(pool, gateways)?, &[])?)?
         } else {
             let sums = self.sums(pool, gateways)?;
             (from_sums(&self.shape, &sums, &self.manifest.solve_options())?, None)
@@ -201,7 +203,12 @@ impl Truth {
         let mut totals = StepTotals::new(parameters);
         for index in 0..gateways {
             let (_, weight) = pool.of(index);
-            totals.add(&decoded[pool.position(index)], weight, self.manifest.rounds.max_weight, 0)?;
+            totals.add(
+                &decoded[pool.position(index)],
+                weight,
+                self.manifest.rounds.max_weight,
+                Share::once(0),
+            )?;
         }
         Ok(totals)
     }

@@ -1,6 +1,8 @@
 //! What a real aggregator tells Prometheus: every metric that the documentation, the dashboard and the alerts name is
 //! there, with the right numbers, in a format that promtool takes; and a real Prometheus answers the dashboard.
 
+#![allow(clippy::float_cmp, reason = "counts and sizes, told as such")]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
@@ -57,6 +59,9 @@ fn learned() -> Learned {
     }
     for agent in &mut agents {
         agent.wait_at_rest("digits", 2);
+        // Its first report is due after six hours and is what its figures are then.
+        let figures = fs::read(agent.state.join("figures.json")).expect("an agent writes its figures");
+        client.publish(&topic_of(&format!("gw/{}/report", agent.name)), figures);
     }
     aggregator.wait("version 2 is cut", |f| f["tasks"][0]["version"] == 2);
     Learned { agents, aggregator, metrics: format!("127.0.0.1:{port}"), site }
@@ -71,10 +76,9 @@ impl Learned {
 
     /// The text once it has every one of `lines`.
     fn scrape_with(&self, lines: &[&str]) -> String {
-        let mut last = String::new();
         until(&format!("scrape with {lines:?}"), || {
-            last = self.scrape();
-            lines.iter().all(|line| last.lines().any(|told| told == *line)).then(|| last.clone())
+            let text = self.scrape();
+            lines.iter().all(|line| text.lines().any(|told| told == *line)).then_some(text)
         })
     }
 }
@@ -157,7 +161,7 @@ fn what_is_told_is_right_and_is_what_documentation_dashboard_and_alerts_name() {
     let there = told(&scrape);
     let documented = names(&read("docs/operations.md"));
     assert_eq!(there, documented, "docs/operations.md lists exactly what is told");
-    let asked = names(&dashboard().concat());
+    let asked = names(&dashboard().join(" "));
     assert!(asked.is_subset(&there), "the dashboard asks for {:?}", asked.difference(&there));
     let asked = names(&read("deploy/compose/prometheus/alerts.yml"));
     assert!(asked.is_subset(&there), "the alerts ask for {:?}", asked.difference(&there));
@@ -273,7 +277,9 @@ fn a_real_prometheus_answers_the_dashboard_and_judges_the_alerts() {
     });
     assert_eq!(rules.len(), alerts().len());
     for rule in &rules {
-        assert_eq!((&rule["health"], &rule["state"]), (&"ok".into(), &"inactive".into()), "{rule}");
+        assert_eq!(rule["health"], "ok", "{rule}");
+        // How full the disk under this test is, is not this test's matter.
+        assert!(rule["state"] == "inactive" || rule["name"] == "LoadonceDiskFilling", "{rule}");
     }
 
     // A gateway goes: Prometheus sees it, and its alert waits for half an hour to pass.

@@ -1,5 +1,7 @@
 //! What clients may do to the endpoint, on real sockets.
 
+#![allow(clippy::float_cmp, reason = "counts")]
+
 use std::io;
 use std::net::Ipv4Addr;
 use std::time::Instant;

@@ -131,6 +131,20 @@ impl Agent {
         self.identity.public()
     }
 
+    /// The key that contributions are signed with.
+    pub(crate) fn identity(&self) -> Identity {
+        self.identity.clone()
+    }
+
+    /// Believes the aggregator that enrolment named, from now on and for good. What the configuration says stands above.
+    pub(crate) fn believe_aggregator(&mut self, key: PublicKey) -> Result<(), AgentError> {
+        if self.config.aggregator_key().is_none() && self.aggregator != Some(key) {
+            self.set_meta("aggregator_key", &key)?;
+            self.aggregator = Some(key);
+        }
+        Ok(())
+    }
+
     /// This start's number.
     pub fn incarnation(&self) -> u64 {
         self.incarnation

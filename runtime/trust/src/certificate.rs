@@ -46,7 +46,9 @@ impl CertificateFacts {
         let (_, key) = key.take(SEQUENCE)?;
         let (bits, _) = key.take(BIT_STRING)?;
         // The first byte counts unused bits at the end.
-        let (0, public_key) = bits.0.split_first().map(|(unused, bits)| (*unused, bits))? else { return None };
+        let (0, public_key) = bits.0.split_first().map(|(unused, bits)| (*unused, bits))? else {
+            return None;
+        };
         rest.0.is_empty().then_some(Self {
             name: common_name(subject)?,
             not_before,
@@ -81,7 +83,9 @@ impl<'a> Der<'a> {
         let (length, rest) = match first {
             0..=0x7f => (usize::from(first), rest),
             0x81 => rest.split_first().map(|(&byte, rest)| (usize::from(byte), rest))?,
-            0x82 => rest.split_first_chunk().map(|(&two, rest)| (usize::from(u16::from_be_bytes(two)), rest))?,
+            0x82 => {
+                rest.split_first_chunk().map(|(&two, rest)| (usize::from(u16::from_be_bytes(two)), rest))?
+            }
             _ => return None,
         };
         let (content, rest) = rest.split_at_checked(length)?;

@@ -281,7 +281,8 @@ impl Answer {
             REFUSED => {
                 let [code, length, text @ ..] = body else { return None };
                 let refusal = Refusal::ALL.into_iter().find(|known| *known as u8 == *code)?;
-                let text = std::str::from_utf8(text).ok().filter(|text| text.len() == usize::from(*length))?;
+                let text =
+                    std::str::from_utf8(text).ok().filter(|text| text.len() == usize::from(*length))?;
                 Some(Self::Refused(refusal, text.to_owned()))
             }
             _ => None,
@@ -308,7 +309,9 @@ mod tests {
         };
         assert_eq!(Request::decode(&bytes), Ok(want));
         // Whatever is changed, one of the signatures no longer holds.
-        for (at, why) in [(HEADER, "secret"), (HEADER + 16 + 65, "contribution key"), (bytes.len() - 1, "name")] {
+        for (at, why) in
+            [(HEADER, "secret"), (HEADER + 16 + 65, "contribution key"), (bytes.len() - 1, "name")]
+        {
             let mut changed = bytes.clone();
             changed[at] ^= 1;
             assert_eq!(Request::decode(&changed), Err(Refusal::BadProof), "{why}");

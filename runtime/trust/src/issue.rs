@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use rcgen::{
-    BasicConstraints, Certificate, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber, SignatureAlgorithm,
+    BasicConstraints, Certificate, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
+    IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber, SignatureAlgorithm,
 };
 use thiserror::Error;
 use time::OffsetDateTime;
@@ -42,7 +42,9 @@ pub enum Subject<'a> {
 #[derive(Debug, Error)]
 pub enum IssueError {
     /// The files are no CA.
-    #[error("the CA's certificate and key do not read back or do not belong together; restore them from a backup")]
+    #[error(
+        "the CA's certificate and key do not read back or do not belong together; restore them from a backup"
+    )]
     Files,
     /// A name that no certificate can bear.
     #[error("{0:?} is not a host name or an address")]
@@ -136,7 +138,9 @@ impl Ca {
         let (name, uses, hosts) = match subject {
             Subject::Gateway(name) => (name, vec![ClientAuth], Vec::new()),
             Subject::Operator => (OPERATOR, vec![ClientAuth], Vec::new()),
-            Subject::Aggregator => (AGGREGATOR, vec![ClientAuth, ServerAuth], vec![AGGREGATOR_HOST.to_owned()]),
+            Subject::Aggregator => {
+                (AGGREGATOR, vec![ClientAuth, ServerAuth], vec![AGGREGATOR_HOST.to_owned()])
+            }
             Subject::Broker(hosts) => {
                 let name = hosts.first().map_or("broker", String::as_str);
                 (name, vec![ServerAuth], hosts.to_vec())

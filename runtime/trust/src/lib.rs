@@ -48,6 +48,12 @@ pub enum KeyError {
 #[derive(Clone)]
 pub struct Identity(SigningKey);
 
+impl std::fmt::Debug for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Identity").field(&encode_hex(&self.public())).finish()
+    }
+}
+
 impl Identity {
     /// Makes a new key from the system's randomness.
     pub fn generate() -> Result<Self, KeyError> {

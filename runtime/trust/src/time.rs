@@ -72,7 +72,8 @@ pub(crate) fn seconds(year: u64, month: u64, day: u64, of_day: u64) -> Option<u6
     let shifted_year = if month <= 2 { year - 1 } else { year };
     let (era, of_era) = (shifted_year / 400, shifted_year % 400);
     let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day.checked_sub(1)?;
-    let days = (era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + day_of_year).checked_sub(719_468)?;
+    let days =
+        (era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + day_of_year).checked_sub(719_468)?;
     // A day that the month has not becomes one of the next month.
     (civil(days) == (year, month, day)).then_some(days * 86_400 + of_day)
 }
@@ -98,7 +99,9 @@ mod tests {
             let (year, month, of_month) = civil(day);
             assert_eq!(seconds(year, month, of_month, 1), Some(day * 86_400 + 1));
         }
-        for (year, month, day) in [(1969, 12, 31), (2026, 2, 29), (2026, 13, 1), (2026, 0, 1), (2026, 4, 31), (2026, 1, 0)] {
+        for (year, month, day) in
+            [(1969, 12, 31), (2026, 2, 29), (2026, 13, 1), (2026, 0, 1), (2026, 4, 31), (2026, 1, 0)]
+        {
             assert_eq!(seconds(year, month, day, 0), None);
         }
     }

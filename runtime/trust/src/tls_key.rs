@@ -90,6 +90,8 @@ mod tests {
         assert!(verify_tls_key(&key.public(), b"one\0", b"message", &signature));
         assert!(!verify_tls_key(&key.public(), b"two\0", b"message", &signature));
         assert!(!verify_tls_key(&[4; 65], b"one\0", b"message", &signature));
-        assert!(TlsKey::from_pem(b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n").is_none());
+        assert!(
+            TlsKey::from_pem(b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n").is_none()
+        );
     }
 }

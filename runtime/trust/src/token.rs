@@ -42,7 +42,10 @@ pub struct Token {
 
 impl std::fmt::Debug for Token {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Token").field("gateway", &self.gateway).field("site", &self.site).finish_non_exhaustive()
+        f.debug_struct("Token")
+            .field("gateway", &self.gateway)
+            .field("site", &self.site)
+            .finish_non_exhaustive()
     }
 }
 

@@ -153,7 +153,8 @@ fn write(files: &impl Files, path: Option<PathBuf>, value: &impl Serialize) -> R
     Ok(path)
 }
 
-pub(super) fn write_token(
+/// Notes a token for the aggregator.
+pub fn write_token(
     files: &impl Files,
     folder: &Path,
     gateway: &str,

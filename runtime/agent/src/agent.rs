@@ -249,7 +249,10 @@ impl Agent {
     ) -> Result<Result<T, SignedError>, AgentError> {
         let opened = Signed::parse(bytes).and_then(|signed| {
             let signer = signed.signer()?;
-            let trusted = self.aggregator.unwrap_or(signer);
+            let nobody =
+                || SignedError::WrongSigner { found: encode_hex(&signer), trusted: "nobody yet".into() };
+            let first = self.config.trust.first_use.then_some(signer);
+            let trusted = self.aggregator.or(first).ok_or_else(nobody)?;
             Ok((signed.open::<T>(domain, &trusted)?, signer))
         });
         let (message, signer) = match opened {
@@ -257,7 +260,6 @@ impl Agent {
             Err(error) => return Ok(Err(error)),
         };
         if self.aggregator.is_none() {
-            // Configuration reading made sure that a missing key means trust on first use.
             self.set_meta("aggregator_key", &signer)?;
             self.aggregator = Some(signer);
             tracing::warn!(key = %encode_hex(&signer), "pinned the first aggregator key seen (trust.first_use)");

@@ -228,7 +228,9 @@ impl Config {
         }
         table.entry("site").or_insert(token.site.into());
         table.entry("gateway").or_insert(token.gateway.into());
-        if let toml::Value::Table(uplink) = table.entry("uplink").or_insert(toml::Table::new().into()) {
+        if let toml::Value::Table(uplink) =
+            table.entry("uplink").or_insert(toml::Value::Table(toml::Table::new()))
+        {
             uplink.entry("broker").or_insert(token.broker.into());
         }
         table.try_into()

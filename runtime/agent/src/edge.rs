@@ -103,8 +103,14 @@ pub async fn run(agent: Agent, config: Config) -> Result<(), EdgeError> {
         let ready = config.enrol.is_some().then_some(is_ready);
         Tls { files, clock: clock.clone(), ready }
     });
-    let mut uplink_config =
-        link_config(&config.uplink, &config.gateway, MAX_MQTT_PACKET, "uplink", UPLINK_KEEP_ALIVE, &tls)?;
+    let mut uplink_config = link_config(
+        &config.uplink,
+        &config.gateway,
+        MAX_MQTT_PACKET,
+        "uplink",
+        UPLINK_KEEP_ALIVE,
+        tls.as_ref(),
+    )?;
     let farewell = agent.farewell();
     uplink_config.will = Some(Will {
         topic: farewell.topic.clone(),
@@ -116,7 +122,7 @@ pub async fn run(agent: Agent, config: Config) -> Result<(), EdgeError> {
     let data = config.data.as_ref().unwrap_or(&config.uplink);
     let name = format!("{}.local", config.gateway);
     let mut data_config =
-        link_config(data, &name, packet_bytes(MAX_TOPIC, MAX_SAMPLE), "data", DATA_KEEP_ALIVE, &tls)?;
+        link_config(data, &name, packet_bytes(MAX_TOPIC, MAX_SAMPLE), "data", DATA_KEEP_ALIVE, tls.as_ref())?;
     data_config.subscriptions = at_least_once(Agent::data_topics(&config));
 
     let (uplink, uplink_events) =
@@ -170,7 +176,7 @@ fn link_config(
     max_packet: usize,
     which: &'static str,
     keep_alive: Duration,
-    tls: &Option<Tls>,
+    tls: Option<&Tls>,
 ) -> Result<LinkConfig, EdgeError> {
     let mut config = LinkConfig::new(&broker.broker, client_id, max_packet)
         .map_err(|source| EdgeError::Link { which, source })?;
@@ -178,7 +184,7 @@ fn link_config(
         user: user.clone(),
         password: broker.password.clone().unwrap_or_default(),
     });
-    config.tls = config.broker.tls.then(|| tls.clone()).flatten();
+    config.tls = tls.filter(|_| config.broker.tls).cloned();
     config.keep_alive = broker.keep_alive_s.map_or(keep_alive, Duration::from_secs);
     config.backoff.cap = Duration::from_secs(broker.backoff_cap_s);
     Ok(config)

@@ -13,7 +13,7 @@ mod site;
 mod tokens;
 
 pub use records::{MAX_RECORD, Offered, Record, TokenRecord, write_token};
-pub use registrar::{EnrolFigures, Handled, Registrar};
+pub use registrar::{Admissible, EnrolFigures, Handled, Registrar};
 pub use site::{SiteError, SiteFiles, init_site, renew_site};
 pub use tokens::{EnrolTokenError, Enrolment, TokenOrder, enrolments, make_token};
 

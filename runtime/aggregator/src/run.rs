@@ -1,5 +1,6 @@
 //! The edge: the broker's link, a timer, signals. Everything is decided in the core.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -44,6 +45,9 @@ const BATCH_BYTES: usize = 8 * 1024 * 1024;
 /// reads on while answers wait for the broker's confirmation, which comes behind the messages. So there is room for
 /// all the chunks that the receiver may have asked for, and none of them is dropped.
 const EVENT_BYTES: usize = 48 * 1024 * 1024;
+
+/// Different reasons that one outage tells at warning level.
+const MAX_TROUBLES: usize = 8;
 
 /// Why the aggregator stopped.
 #[derive(Debug, Error)]
@@ -180,7 +184,8 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let desk = Desk {
         core,
         registrar,
-        endpoint: endpoint_stats.map(|stats| Box::new(stats) as Box<_>),
+        endpoint: endpoint_stats.map(|stats| Box::new(stats) as Box<dyn Fn() -> EndpointStats + Send>),
+        troubles: BTreeSet::new(),
         inbox,
         link: link.clone(),
         handle: Handle::current(),
@@ -279,6 +284,8 @@ struct Desk {
     core: Aggregator,
     registrar: Option<Registrar<Disk>>,
     endpoint: Option<Box<dyn Fn() -> EndpointStats + Send>>,
+    /// Why there is no connection, as far as it was told since there was one.
+    troubles: BTreeSet<String>,
     inbox: mpsc::Receiver<Input>,
     link: LinkHandle,
     handle: Handle,
@@ -365,12 +372,18 @@ impl Desk {
     fn note(&mut self, event: Event) {
         match event {
             Event::Connected { .. } => {
+                self.troubles.clear();
                 tracing::info!("connected to the broker");
                 let current = self.core.on_connected(self.now());
                 self.publish(current);
             }
             Event::Disconnected { reason, retry_in } => {
-                tracing::warn!(reason, ?retry_in, "not connected to the broker");
+                // Every reason once per outage; further attempts are for the patient reader.
+                if self.troubles.len() < MAX_TROUBLES && self.troubles.insert(reason.clone()) {
+                    tracing::warn!(reason, ?retry_in, "not connected to the broker; trying on");
+                } else {
+                    tracing::debug!(reason, ?retry_in, "still not connected to the broker");
+                }
             }
             Event::SubscriptionRefused { topic } => {
                 tracing::error!(

@@ -157,7 +157,7 @@ impl Endpoint {
     }
 
     /// Reads the counters while the endpoint is at work.
-    pub fn counters(&self) -> impl Fn() -> EndpointStats + Send + Sync + 'static {
+    pub fn counters(&self) -> impl Fn() -> EndpointStats + Send + Sync + use<> {
         let counters = Arc::clone(&self.counters);
         move || EndpointStats {
             failed_handshakes: counters.handshakes.load(Ordering::Relaxed),

@@ -41,9 +41,9 @@ fn text(output: &std::process::Output) -> String {
 }
 
 fn wait_enrol(aggregator: &mut Program, what: &str, count: u64) {
-    aggregator.wait(&format!("{what} is {count}"), |figures| {
+    aggregator.wait(&format!("{what} is at least {count}"), |figures| {
         let enrol = &figures["enrol"];
-        enrol[what] == count || enrol["refused"][what] == count
+        [&enrol[what], &enrol["refused"][what]].iter().any(|n| n.as_u64().is_some_and(|n| n >= count))
     });
 }
 
@@ -80,28 +80,26 @@ fn gateways_enrol_learn_and_are_told_apart_from_thieves() {
     let mut thief = site.agent("thief", &enrol(&tokens[0]));
     let told = thief.log().wait(0, &["used_token"]);
     assert!(told.contains("WARN") && told.contains("--replace"), "{told}");
-    wait_enrol(&mut aggregator, "used_token", thief.log().count(0, "used_token") as u64);
+    wait_enrol(&mut aggregator, "used_token", 2);
+    assert_eq!(thief.log().count(0, "used_token"), 1, "told once: {}", thief.log().tail());
     assert!(!thief.state.join("tls/gateway.pem").exists());
     let again = site.loadonce(&["gateway", "enrol", "press-1"]);
     assert!(
         !again.status.success() && text(&again).contains("press-1 is the name of another gateway"),
         "{again:?}"
     );
-    assert_eq!(text(&again).trim().lines().count(), 1, "one message: {}", text(&again));
+    assert_eq!(text(&again).matches("press-1").count(), 1, "one message: {}", text(&again));
 
-    // The thief answers samples all the same: nothing waits for an uplink.
-    teach(&site, "thief", 0);
-    let untaught = |agent: &mut Program| agent.process.ended().is_none();
-    assert!(untaught(&mut thief));
     thief.process.stop();
 
     // Both sides start again: nobody enrols twice.
     aggregator.process.stop();
+    fs::remove_file(aggregator.state.join("figures.json")).expect("it was written at the end");
     let before = certificate(&agents[0].state);
+    let mark = agents[0].log().mark();
     agents[0].restart();
     aggregator.restart();
-    let mark = agents[0].log().mark();
-    agents[0].log().wait(mark.saturating_sub(1), &["uplink connected"]);
+    agents[0].log().wait(mark, &["uplink connected"]);
     assert_eq!(certificate(&agents[0].state), before);
     aggregator.wait("press-1 is up and admitted", |figures| {
         let gateways = figures["gateways"].as_array().cloned().unwrap_or_default();
@@ -161,8 +159,9 @@ fn kills_during_enrolment_lose_no_gateway() {
         agent.process.stop();
     }
     // The aggregator dies while its answer is on the way.
+    let mark = aggregator.log().mark();
     let mut agent = site.agent("press-9", &enrol(&site.token("press-9", &[])));
-    aggregator.log().wait(aggregator.log().mark().saturating_sub(1), &["enrol.answering", "press-9"]);
+    aggregator.log().wait(mark, &["enrol.answering", "press-9"]);
     aggregator.process.kill();
     aggregator.restart();
     agent.log().wait(0, &["uplink connected"]);
@@ -187,11 +186,11 @@ fn certificates_in_place_by_hand_serve_and_an_expired_one_is_told_once() {
     let good = site.sign("by-hand", Subject::Gateway("press-1"), now(), 30);
     let mut agent = site.agent("press-1", &by_hand(&good));
     agent.log().wait(0, &["uplink connected"]);
+    agent.wait("the task is known", |figures| figures["tasks"]["digits"].is_object());
     agent.process.stop();
 
     let long_ago = now() - 60 * 86_400;
     let ended = site.sign("ended", Subject::Gateway("press-1"), long_ago, 30);
-    let mark = agent.log().mark();
     let mut agent = site.agent("press-1", &by_hand(&ended));
     let until = date(long_ago + 30 * 86_400);
     let told = agent.log().wait(0, &["WARN", "uplink is down", "ended.pem", "press-1", &until]);
@@ -202,6 +201,11 @@ fn certificates_in_place_by_hand_serve_and_an_expired_one_is_told_once() {
             > 3
     });
     assert_eq!(agent.log().count(0, "uplink is down"), 1, "{}", agent.log().tail());
-    assert!(mark > 0 && agent.process.ended().is_none());
+    // Inference goes on meanwhile.
+    teach(&site, "press-1", 0);
+    agent.wait("samples are answered", |figures| {
+        figures["tasks"]["digits"]["predictions"].as_u64().is_some_and(|n| n >= LABELS as u64)
+    });
+    assert!(agent.process.ended().is_none());
     agent.process.stop();
 }

@@ -95,12 +95,8 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), StoreError> {
     step(path, Disk.rename(&temporary, path))
 }
 
-pub(crate) fn write_atomic_on(
-    files: &impl Files,
-    path: &Path,
-    bytes: &[u8],
-    mode: u32,
-) -> Result<(), StoreError> {
+/// [`write_atomic`] on any [`Files`].
+pub fn write_atomic_on(files: &impl Files, path: &Path, bytes: &[u8], mode: u32) -> Result<(), StoreError> {
     let temporary = temporary_name(path);
     let step = |at: &Path, result: io::Result<()>| result.map_err(|error| StoreError::from_io(at, error));
     // Removed first, so that the mode of a leftover does not survive.

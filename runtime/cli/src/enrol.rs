@@ -89,7 +89,9 @@ impl EnrolError {
         match self {
             Self::Config(_)
             | Self::Site(SiteError::NoHosts)
-            | Self::Token(EnrolTokenError::Name(_) | EnrolTokenError::Hours(_) | EnrolTokenError::NoEndpoint) => 2,
+            | Self::Token(
+                EnrolTokenError::Name(_) | EnrolTokenError::Hours(_) | EnrolTokenError::NoEndpoint,
+            ) => 2,
             _ => 1,
         }
     }

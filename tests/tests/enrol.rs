@@ -153,9 +153,12 @@ fn kills_during_enrolment_lose_no_gateway() {
         let mut agent = site.agent(&name, &enrol(&site.token(&name, &[])));
         agent.log().wait(0, &[boundary]);
         agent.process.kill();
+        let mark = agent.log().mark();
         agent.restart();
-        agent.log().wait(0, &["uplink connected"]);
+        agent.log().wait(mark, &["uplink connected"]);
         agent.log().wait(0, &["enrol.confirmed"]);
+        until("end of the pending key", || (!agent.state.join("tls/pending.key").exists()).then_some(()));
+        assert_eq!(certificate(&agent.state).name, name);
         agent.process.stop();
     }
     // The aggregator dies while its answer is on the way.

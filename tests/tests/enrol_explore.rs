@@ -2,6 +2,7 @@
 //! power, no process and no socket. Whatever happens, the gateway ends with a certificate that the aggregator knows, and
 //! nobody else ever gets one for its token.
 
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 
 use loadonce_agent::enrol::{Applicant, Ask, Current, Purpose, Step};
@@ -251,6 +252,10 @@ fn a_power_cut_at_any_write_or_a_lost_message_never_loses_the_gateway() {
     println!("{lives} lives");
 }
 
+fn fails(mut world: World) -> bool {
+    std::panic::catch_unwind(AssertUnwindSafe(|| world.live().is_err())).unwrap_or(true)
+}
+
 /// The exploration is worth something: disks that lie about durability are found out.
 #[test]
 fn a_disk_that_does_not_sync_is_noticed() {
@@ -263,14 +268,14 @@ fn a_disk_that_does_not_sync_is_noticed() {
             world.seed = seed;
             world.gateway.forget_syncs();
             world.gateway.cut_power_at(at);
-            found[0] += usize::from(std::panic::catch_unwind(move || world.live().is_err()).unwrap_or(true));
+            found[0] += usize::from(fails(world));
         }
         for at in 1..=on_aggregator {
             let mut world = World::new(&pki);
             world.seed = seed;
             world.aggregator.forget_syncs();
             world.aggregator.cut_power_at(world.aggregator.operations() + at);
-            found[1] += usize::from(std::panic::catch_unwind(move || world.live().is_err()).unwrap_or(true));
+            found[1] += usize::from(fails(world));
         }
     }
     assert!(found[0] > 0 && found[1] > 0, "{found:?}");

@@ -330,10 +330,10 @@ impl Config {
         if config.trust.aggregator_key.is_some() && config.aggregator_key().is_none() {
             return value("trust.aggregator_key", "must be 64 hexadecimal digits");
         }
-        if let Some(enrol) = &config.enrol {
-            if let Err((key, problem)) = enrol.check(&config) {
-                return value(key, &problem);
-            }
+        if let Some(enrol) = &config.enrol
+            && let Err((key, problem)) = enrol.check(&config)
+        {
+            return value(key, &problem);
         }
         if let Some(tls) = &config.tls
             && tls.certificate.is_some() != tls.key.is_some()

@@ -87,8 +87,9 @@ impl EnrolError {
     /// Exit code of the program: 2 for wrong usage or configuration, else 1.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Site(SiteError::NoHosts) => 2,
-            Self::Token(
+            Self::Config(_)
+            | Self::Site(SiteError::NoHosts)
+            | Self::Token(
                 EnrolTokenError::Name(_) | EnrolTokenError::Hours(_) | EnrolTokenError::NoEndpoint,
             ) => 2,
             _ => 1,

@@ -134,7 +134,7 @@ fn common_name(mut subject: Der<'_>) -> Option<String> {
         if kind.0 == COMMON_NAME
             && let Some((text, _)) = value.take(UTF8).or_else(|| value.take(PRINTABLE))
         {
-            String::from_utf8(text.0.to_vec()).ok()?.clone_into(&mut name);
+            name = String::from_utf8(text.0.to_vec()).ok()?;
         }
         subject = rest;
     }

@@ -82,7 +82,7 @@ mod hex {
 mod optional_hex {
     use super::{Deserializer, Serializer, TlsPublicKey, hex};
 
-    #[expect(clippy::ref_option, reason = "serde's signature")]
+    #[allow(clippy::ref_option, reason = "serde's signature")]
     pub(super) fn serialize<S: Serializer>(key: &Option<TlsPublicKey>, to: S) -> Result<S::Ok, S::Error> {
         match key {
             Some(key) => hex::serialize(key, to),

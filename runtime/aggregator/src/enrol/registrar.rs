@@ -280,7 +280,7 @@ fn refuse(refusal: Refusal, text: impl Into<String>) -> Refused {
     (refusal, text.into())
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+#[allow(clippy::needless_pass_by_value, reason = "for map_err")]
 fn unavailable(error: StoreError) -> Refused {
     tracing::error!(%error, "enrolment cannot read or write its files");
     refuse(Refusal::Unavailable, "the aggregator's disk fails; its log says how")

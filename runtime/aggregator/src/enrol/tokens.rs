@@ -117,6 +117,18 @@ pub fn make_token(config: &Config, order: &TokenOrder<'_>, now: u64) -> Result<T
     Ok(token)
 }
 
+/// What `figures.json` says of a gateway.
+#[derive(Deserialize)]
+struct Known {
+    name: String,
+    key: String,
+}
+
+#[derive(Deserialize)]
+struct Figures {
+    gateways: Vec<Known>,
+}
+
 /// How it is known that a name is somebody's.
 fn taken(config: &Config, gateway: &str, now: u64) -> Result<Option<String>, StoreError> {
     let folder = enrol_folder(&config.state);
@@ -128,15 +140,6 @@ fn taken(config: &Config, gateway: &str, now: u64) -> Result<Option<String>, Sto
         return Ok(Some(format!("a token for it can be redeemed until {}", date(token.expires))));
     }
     // Who contributed before there was enrolment. The aggregator's own word, for the journal is in its hands.
-    #[derive(Deserialize)]
-    struct Known {
-        name: String,
-        key: String,
-    }
-    #[derive(Deserialize)]
-    struct Figures {
-        gateways: Vec<Known>,
-    }
     let figures = std::fs::read(config.state.join("figures.json")).unwrap_or_default();
     let figures: Figures = serde_json::from_slice(&figures).unwrap_or(Figures { gateways: Vec::new() });
     let known = figures.gateways.iter().find(|known| known.name == gateway && !known.key.is_empty());

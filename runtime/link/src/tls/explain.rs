@@ -45,10 +45,14 @@ impl Peer {
                 )
             }
             Some(other) => format!("TLS with the {who} failed: {other}"),
-            None if error.kind() == io::ErrorKind::UnexpectedEof
-                || error.kind() == io::ErrorKind::ConnectionReset =>
+            None if matches!(
+                error.kind(),
+                io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+            ) =>
             {
-                format!("the {who} ended the connection during the TLS handshake{}", self.own_words())
+                format!(
+                    "the {who} ended the connection during the TLS handshake; does it speak TLS on this port?"
+                )
             }
             None => format!("TLS with the {who} failed: {error}"),
         }

@@ -39,7 +39,12 @@ fn configuration(readme: &str, file: &str, broker: &Broker, folder: &Path) -> St
     let block: Vec<&str> = text.take_while(|line| *line != "```").collect();
     let root = root().display().to_string();
     let state = |name: &str| format!("state = \"{}\"", folder.join(name).display());
-    block
+    // This machine is shared with builds, and its heat and battery are not the test's.
+    let sys = folder.join("sys");
+    let power = format!("power = {{ scheduling = \"normal\", sysfs = \"{}\" }}", sys.display());
+    let own = if file == "agent.toml" { vec![power.as_str()] } else { Vec::new() };
+    [block, own]
+        .concat()
         .join("\n")
         .replace("mqtt://127.0.0.1:1883", &broker.url())
         .replace("\"models/", &format!("\"{root}/models/"))

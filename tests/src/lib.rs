@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `process` | a child process and its log; ended by its id, never left behind |
 //! | `broker`, `client` | Mosquitto, and a plain MQTT client beside the product's own |
+//! | `secure` | a site with TLS, certificates and enrolment |
 //! | `site` | agents and aggregators with their folders and configurations |
 //! | `bundle` | a second backbone, cut from the committed one |
 //! | `data` | real samples as the payloads a camera or a sensor sends |
@@ -31,6 +32,7 @@ pub mod image;
 pub mod line;
 pub mod process;
 pub mod programs;
+pub mod secure;
 pub mod site;
 pub mod soak;
 pub mod wait;

@@ -241,12 +241,24 @@ impl Site {
         state: PathBuf,
         observer: Option<Observer>,
     ) -> Program {
-        let path = self.folder.join(format!("{name}.conf.toml"));
-        fs::write(&path, config).expect("a temporary folder can be written");
-        let log = Log::new(&self.folder.join(format!("{name}.log")));
-        let process = start(name, &program, &path, &log, observer.clone());
-        Program { name: name.to_owned(), state, process, config: path, executable: program, observer }
+        launch(&self.folder, name, program, config, state, observer)
     }
+}
+
+/// Starts a program on the text of its configuration, which is kept in `folder` beside its log.
+pub fn launch(
+    folder: &Path,
+    name: &str,
+    program: PathBuf,
+    config: &str,
+    state: PathBuf,
+    observer: Option<Observer>,
+) -> Program {
+    let path = folder.join(format!("{name}.conf.toml"));
+    fs::write(&path, config).expect("a temporary folder can be written");
+    let log = Log::new(&folder.join(format!("{name}.log")));
+    let process = start(name, &program, &path, &log, observer.clone());
+    Program { name: name.to_owned(), state, process, config: path, executable: program, observer }
 }
 
 /// A topic of the tests' site.

@@ -74,3 +74,8 @@ fn bundle() {
 fn aggregator() {
     try_all("aggregator");
 }
+
+#[test]
+fn enrol() {
+    try_all("enrol");
+}

@@ -131,6 +131,20 @@ impl Agent {
         self.identity.public()
     }
 
+    /// The key that contributions are signed with.
+    pub(crate) fn identity(&self) -> Identity {
+        self.identity.clone()
+    }
+
+    /// Believes the aggregator that enrolment named, from now on and for good. What the configuration says stands above.
+    pub(crate) fn believe_aggregator(&mut self, key: PublicKey) -> Result<(), AgentError> {
+        if self.config.aggregator_key().is_none() && self.aggregator != Some(key) {
+            self.set_meta("aggregator_key", &key)?;
+            self.aggregator = Some(key);
+        }
+        Ok(())
+    }
+
     /// This start's number.
     pub fn incarnation(&self) -> u64 {
         self.incarnation
@@ -235,7 +249,10 @@ impl Agent {
     ) -> Result<Result<T, SignedError>, AgentError> {
         let opened = Signed::parse(bytes).and_then(|signed| {
             let signer = signed.signer()?;
-            let trusted = self.aggregator.unwrap_or(signer);
+            let nobody =
+                || SignedError::WrongSigner { found: encode_hex(&signer), trusted: "nobody yet".into() };
+            let first = self.config.trust.first_use.then_some(signer);
+            let trusted = self.aggregator.or(first).ok_or_else(nobody)?;
             Ok((signed.open::<T>(domain, &trusted)?, signer))
         });
         let (message, signer) = match opened {
@@ -243,7 +260,6 @@ impl Agent {
             Err(error) => return Ok(Err(error)),
         };
         if self.aggregator.is_none() {
-            // Configuration reading made sure that a missing key means trust on first use.
             self.set_meta("aggregator_key", &signer)?;
             self.aggregator = Some(signer);
             tracing::warn!(key = %encode_hex(&signer), "pinned the first aggregator key seen (trust.first_use)");

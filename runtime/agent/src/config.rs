@@ -1,11 +1,14 @@
 //! `agent.toml`.
 
+use crate::enrol::enrolled_files;
 use loadonce_link::Broker;
-use loadonce_trust::{PublicKey, decode_hex};
+use loadonce_link::tls::TlsFiles;
+use loadonce_trust::{MAX_TOKEN, PublicKey, Token, decode_hex};
 use loadonce_wire::Name;
 use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use std::fmt;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
@@ -31,6 +34,10 @@ pub struct Config {
     /// Whom to believe.
     #[serde(default)]
     pub trust: TrustConfig,
+    /// Certificates that were put in place by hand.
+    pub tls: Option<TlsConfig>,
+    /// Getting a certificate.
+    pub enrol: Option<EnrolConfig>,
     /// Folder input.
     pub spool: Option<SpoolConfig>,
     /// Bounds of the store.
@@ -114,6 +121,30 @@ pub struct TrustConfig {
     pub first_use: bool,
 }
 
+/// Certificates for brokers that are named by `mqtts://`, as PEM files.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsConfig {
+    /// The CAs that may have signed the broker's certificate.
+    pub ca: PathBuf,
+    /// This gateway's certificate, where the broker wants one.
+    pub certificate: Option<PathBuf>,
+    /// Its key.
+    pub key: Option<PathBuf>,
+}
+
+/// Getting a certificate with a one-time token, and renewing it.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EnrolConfig {
+    /// The token, as `loadonce gateway enrol` printed it. It may stay when it was redeemed.
+    pub token: Option<String>,
+    /// A file that holds it, instead.
+    pub token_file: Option<PathBuf>,
+    /// Where the aggregator is, `host:port`, if not where the token says.
+    pub address: Option<String>,
+}
+
 /// Folder input.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -179,9 +210,35 @@ impl Config {
         Self::parse(&text, path)
     }
 
+    /// A token names gateway, site and broker: they need not be written twice.
+    fn deserialize_filled(text: &str) -> Result<Self, toml::de::Error> {
+        let mut table: toml::Table = match toml::from_str(text) {
+            Ok(table) => table,
+            // This way the error says where.
+            Err(_) => return toml::from_str(text),
+        };
+        let enrol: Option<EnrolConfig> =
+            table.get("enrol").and_then(|section| section.clone().try_into().ok());
+        let Some(token) = enrol.and_then(|enrol| enrol.read_token().ok().flatten()) else {
+            return toml::from_str(text);
+        };
+        let missing = ["site", "gateway", "uplink"].iter().any(|key| !table.contains_key(*key));
+        if !missing && table["uplink"].get("broker").is_some() {
+            return toml::from_str(text);
+        }
+        table.entry("site").or_insert(token.site.into());
+        table.entry("gateway").or_insert(token.gateway.into());
+        if let toml::Value::Table(uplink) =
+            table.entry("uplink").or_insert(toml::Value::Table(toml::Table::new()))
+        {
+            uplink.entry("broker").or_insert(token.broker.into());
+        }
+        table.try_into()
+    }
+
     /// Validates the text of a configuration; `path` is named in errors.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        let config: Self = toml::from_str(text)
+        let config: Self = Self::deserialize_filled(text)
             .map_err(|e| ConfigError::Parse { path: path.to_owned(), message: e.to_string() })?;
         let value = |key, problem: &str| {
             Err(ConfigError::Value { path: path.to_owned(), key, problem: problem.to_owned() })
@@ -216,7 +273,27 @@ impl Config {
         if config.trust.aggregator_key.is_some() && config.aggregator_key().is_none() {
             return value("trust.aggregator_key", "must be 64 hexadecimal digits");
         }
-        if config.trust.aggregator_key.is_none() && !config.trust.first_use {
+        if let Some(enrol) = &config.enrol {
+            if let Err((key, problem)) = enrol.check(&config) {
+                return value(key, &problem);
+            }
+        }
+        if let Some(tls) = &config.tls
+            && tls.certificate.is_some() != tls.key.is_some()
+        {
+            return value("tls", "needs both `certificate` and `key`, or neither");
+        }
+        let tls = config.tls.is_some() || config.enrol.is_some();
+        for (key, broker) in [("uplink", Some(&config.uplink)), ("data", config.data.as_ref())] {
+            if !tls && broker.is_some_and(|broker| Broker::parse(&broker.broker).is_ok_and(|b| b.tls)) {
+                return value(
+                    key,
+                    "names a broker that speaks TLS: `[enrol]` with a token, or `[tls]` with certificates, is missing",
+                );
+            }
+        }
+        let enrolled = config.enrol.is_some();
+        if config.trust.aggregator_key.is_none() && !config.trust.first_use && !enrolled {
             return value(
                 "trust.aggregator_key",
                 "is missing: give the aggregator's key, or set `trust.first_use = true` to pin the first one seen",
@@ -236,9 +313,75 @@ impl Config {
         self.trust.aggregator_key.as_deref().and_then(decode_hex)
     }
 
+    /// The folder of what enrolment keeps.
+    pub fn tls_folder(&self) -> PathBuf {
+        self.state.join("tls")
+    }
+
+    /// The certificates of connections over TLS.
+    pub fn tls_files(&self) -> Option<TlsFiles> {
+        match (&self.tls, &self.enrol) {
+            (Some(TlsConfig { ca, certificate, key }), _) => {
+                let identity = certificate.clone().zip(key.clone());
+                Some(TlsFiles { ca: ca.clone(), identity })
+            }
+            (None, Some(_)) => Some(enrolled_files(&self.tls_folder())),
+            (None, None) => None,
+        }
+    }
+
+    /// The configured token.
+    pub fn token(&self) -> Option<Token> {
+        self.enrol.as_ref()?.read_token().ok().flatten()
+    }
+
     /// Whether `task` is to be served.
     pub fn serves(&self, task: &str) -> bool {
         self.tasks.is_empty() || self.tasks.iter().any(|name| name == task)
+    }
+}
+
+impl EnrolConfig {
+    /// The token, wherever it is; `None` where the configuration names none.
+    fn read_token(&self) -> Result<Option<Token>, String> {
+        let text = match (&self.token, &self.token_file) {
+            (Some(token), _) => token.clone(),
+            (None, Some(path)) => {
+                let mut text = String::new();
+                let read = std::fs::File::open(path)
+                    .and_then(|file| file.take(MAX_TOKEN as u64 + 64).read_to_string(&mut text));
+                match read {
+                    Ok(_) => text,
+                    // A person took the token away after it was redeemed, as is right.
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+                    Err(error) => return Err(format!("{}: {error}", path.display())),
+                }
+            }
+            (None, None) => return Ok(None),
+        };
+        Token::parse(&text).map(Some).map_err(|error| format!("cannot be used: {error}"))
+    }
+
+    fn check(&self, config: &Config) -> Result<(), (&'static str, String)> {
+        let key = if self.token.is_some() { "enrol.token" } else { "enrol.token_file" };
+        if self.token.is_some() && self.token_file.is_some() {
+            return Err((key, "and `enrol.token_file` are both there; keep one".to_owned()));
+        }
+        if config.tls.is_some() {
+            return Err((
+                "enrol",
+                "and `[tls]` are both there; certificates come the one way or the other".to_owned(),
+            ));
+        }
+        let Some(token) = self.read_token().map_err(|problem| (key, problem))? else { return Ok(()) };
+        for (what, is, says) in
+            [("gateway", &config.gateway, &token.gateway), ("site", &config.site, &token.site)]
+        {
+            if is != says {
+                return Err((key, format!("is for {what} {says}, but this configuration is of {what} {is}")));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -264,6 +407,34 @@ mod tests {
     }
 
     #[test]
+    fn a_token_says_who_and_where() {
+        let token = Token {
+            secret: [1; 16],
+            ca: [2; 32],
+            issued: 3,
+            expires: 4,
+            gateway: "press-7".into(),
+            site: "plant".into(),
+            address: "10.0.0.5:8884".into(),
+            broker: "mqtts://10.0.0.5:8883".into(),
+        };
+        let text = token.to_text().unwrap();
+        let short =
+            format!("state = \"/tmp/x\"\nbackbone = {{ bundle = \"b\" }}\n[enrol]\ntoken = \"{text}\"\n");
+        let config = Config::parse(&short, Path::new("agent.toml")).unwrap();
+        assert_eq!((config.gateway.as_str(), config.site.as_str()), ("press-7", "plant"));
+        assert_eq!(config.uplink.broker, "mqtts://10.0.0.5:8883");
+        assert_eq!(config.token(), Some(token));
+        assert_eq!(config.tls_files(), Some(enrolled_files(Path::new("/tmp/x/tls"))));
+        let other = format!("gateway = \"press-8\"\n{short}");
+        let error = Config::parse(&other, Path::new("agent.toml")).unwrap_err().to_string();
+        assert!(error.contains("is for gateway press-7"), "{error}");
+        // Renewal needs no token, and a file that is gone is none.
+        let done = GOOD.replace("mqtt://", "mqtts://") + "[enrol]\ntoken_file = \"/no/such/token\"\n";
+        assert!(Config::parse(&done, Path::new("agent.toml")).unwrap().token().is_none());
+    }
+
+    #[test]
     fn several_bundles_are_a_list() {
         let text = GOOD.replace("bundle = \"b\"", "bundle = [\"b\", \"c\"]");
         let config = Config::parse(&text, Path::new("agent.toml")).unwrap();
@@ -277,7 +448,10 @@ mod tests {
             ("first_use = true", "first_use = false", "aggregator_key"),
             ("first_use = true", "aggregator_key = 'zz'", "aggregator_key"),
             ("site =", "siet =", "siet"),
-            ("mqtt://", "mqtts://", "uplink"),
+            ("mqtt://", "mqtts://", "[enrol]"),
+            ("mqtt://", "https://", "uplink"),
+            ("first_use = true }", "first_use = true }\n[tls]\nca = 'x'\ncertificate = 'y'", "`key`"),
+            ("first_use = true }", "first_use = true }\n[enrol]\ntoken = 'x'", "enrol.token"),
             ("1883\"", "1883\", backoff_cap_s = 0", "backoff_cap_s"),
             ("1883\"", "1883\", keep_alive_s = 0", "keep_alive_s"),
             ("bundle = \"b\"", "bundle = \"b\", threads = 0", "threads"),

@@ -1,17 +1,22 @@
 //! The edge: two connections, the spool and one work thread. Everything that decides is in [`Agent`].
 
+mod enrolment;
 mod watcher;
 mod worker;
 
 use crate::agent::{Agent, AgentError};
 use crate::config::{BrokerConfig, Config};
 use crate::spool::{Fate, Item};
+use enrolment::Enrolment;
+use loadonce_link::tls::Tls;
 use loadonce_link::{Credentials, Event, Link, LinkConfig, LinkError, Qos, Will};
+use loadonce_trust::PublicKey;
 use loadonce_wire::limits::{MAX_MQTT_PACKET, MAX_SAMPLE, MAX_TOPIC, packet_bytes};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use worker::Worker;
 
 /// Messages that wait for the work thread. Beyond it the connections stop reading: the broker holds the rest.
@@ -28,12 +33,31 @@ pub const UPLINK_KEEP_ALIVE: Duration = Duration::from_mins(10);
 const DATA_KEEP_ALIVE: Duration = Duration::from_secs(30);
 
 enum Work {
+    /// The aggregator's key, as enrolment tells it.
+    Believe(PublicKey),
     Connected,
     Disconnected,
-    Uplink { topic: String, payload: Vec<u8>, retained: bool },
-    Data { topic: String, payload: Vec<u8>, received: Instant, _room: OwnedSemaphorePermit },
-    Spool { item: Item, payload: Vec<u8>, fate: oneshot::Sender<Fate>, _room: OwnedSemaphorePermit },
-    Oversized { topic: String, bytes: u64 },
+    Uplink {
+        topic: String,
+        payload: Vec<u8>,
+        retained: bool,
+    },
+    Data {
+        topic: String,
+        payload: Vec<u8>,
+        received: Instant,
+        _room: OwnedSemaphorePermit,
+    },
+    Spool {
+        item: Item,
+        payload: Vec<u8>,
+        fate: oneshot::Sender<Fate>,
+        _room: OwnedSemaphorePermit,
+    },
+    Oversized {
+        topic: String,
+        bytes: u64,
+    },
     Refused(&'static str),
     Stop,
 }
@@ -73,8 +97,20 @@ pub enum EdgeError {
 
 /// Runs `agent` until SIGTERM or SIGINT.
 pub async fn run(agent: Agent, config: Config) -> Result<(), EdgeError> {
-    let mut uplink_config =
-        link_config(&config.uplink, &config.gateway, MAX_MQTT_PACKET, "uplink", UPLINK_KEEP_ALIVE)?;
+    let clock = enrolment::clock(&config.state);
+    let (ready, is_ready) = watch::channel(false);
+    let tls = config.tls_files().map(|files| {
+        let ready = config.enrol.is_some().then_some(is_ready);
+        Tls { files, clock: clock.clone(), ready }
+    });
+    let mut uplink_config = link_config(
+        &config.uplink,
+        &config.gateway,
+        MAX_MQTT_PACKET,
+        "uplink",
+        UPLINK_KEEP_ALIVE,
+        tls.as_ref(),
+    )?;
     let farewell = agent.farewell();
     uplink_config.will = Some(Will {
         topic: farewell.topic.clone(),
@@ -86,7 +122,7 @@ pub async fn run(agent: Agent, config: Config) -> Result<(), EdgeError> {
     let data = config.data.as_ref().unwrap_or(&config.uplink);
     let name = format!("{}.local", config.gateway);
     let mut data_config =
-        link_config(data, &name, packet_bytes(MAX_TOPIC, MAX_SAMPLE), "data", DATA_KEEP_ALIVE)?;
+        link_config(data, &name, packet_bytes(MAX_TOPIC, MAX_SAMPLE), "data", DATA_KEEP_ALIVE, tls.as_ref())?;
     data_config.subscriptions = at_least_once(Agent::data_topics(&config));
 
     let (uplink, uplink_events) =
@@ -94,6 +130,11 @@ pub async fn run(agent: Agent, config: Config) -> Result<(), EdgeError> {
     let (plane, data_events) =
         Link::start(data_config).map_err(|source| EdgeError::Link { which: "data", source })?;
     let (work, inbox) = mpsc::channel(QUEUE);
+    let seed = crate::open::random_u64()?;
+    // Ends with the runtime.
+    if let Some(enrolment) = Enrolment::new(&agent, &config, clock, ready, work.clone(), seed) {
+        tokio::spawn(enrolment.run());
+    }
     let room = Room(Arc::new(Semaphore::new(QUEUE_BYTES)));
     tokio::spawn(forward_uplink(uplink_events, work.clone()));
     tokio::spawn(forward_data(data_events, work.clone(), room.clone()));
@@ -135,6 +176,7 @@ fn link_config(
     max_packet: usize,
     which: &'static str,
     keep_alive: Duration,
+    tls: Option<&Tls>,
 ) -> Result<LinkConfig, EdgeError> {
     let mut config = LinkConfig::new(&broker.broker, client_id, max_packet)
         .map_err(|source| EdgeError::Link { which, source })?;
@@ -142,6 +184,7 @@ fn link_config(
         user: user.clone(),
         password: broker.password.clone().unwrap_or_default(),
     });
+    config.tls = tls.filter(|_| config.broker.tls).cloned();
     config.keep_alive = broker.keep_alive_s.map_or(keep_alive, Duration::from_secs);
     config.backoff.cap = Duration::from_secs(broker.backoff_cap_s);
     Ok(config)
@@ -157,16 +200,16 @@ async fn stop_signal() {
 }
 
 async fn forward_uplink(mut events: mpsc::Receiver<Event>, work: mpsc::Sender<Work>) {
-    let mut down = false;
+    let mut down = Outage::default();
     while let Some(event) = events.recv().await {
         let message = match event {
             Event::Connected { .. } => {
-                down = false;
+                down.over();
                 tracing::info!("uplink connected");
                 Work::Connected
             }
             Event::Disconnected { reason, retry_in } => {
-                outage("uplink", "work goes on, deltas wait", &mut down, &reason, retry_in);
+                down.tell("uplink", "work goes on, deltas wait", &reason, retry_in);
                 Work::Disconnected
             }
             Event::Message { topic, payload, retain } => Work::Uplink { topic, payload, retained: retain },
@@ -179,7 +222,7 @@ async fn forward_uplink(mut events: mpsc::Receiver<Event>, work: mpsc::Sender<Wo
 }
 
 async fn forward_data(mut events: mpsc::Receiver<Event>, work: mpsc::Sender<Work>, room: Room) {
-    let mut down = false;
+    let mut down = Outage::default();
     while let Some(event) = events.recv().await {
         let message = match event {
             Event::Message { topic, payload, .. } => {
@@ -188,12 +231,12 @@ async fn forward_data(mut events: mpsc::Receiver<Event>, work: mpsc::Sender<Work
                 Work::Data { topic, payload, received, _room: held }
             }
             Event::Connected { .. } => {
-                down = false;
+                down.over();
                 tracing::info!("data plane connected");
                 continue;
             }
             Event::Disconnected { reason, retry_in } => {
-                outage("data", "the spool still works", &mut down, &reason, retry_in);
+                down.tell("data", "the spool still works", &reason, retry_in);
                 continue;
             }
             other => refused(&other),
@@ -204,17 +247,31 @@ async fn forward_data(mut events: mpsc::Receiver<Event>, work: mpsc::Sender<Work
     }
 }
 
-/// Says once per outage what is the matter and what to do; further attempts are for the patient reader.
-fn outage(which: &str, meanwhile: &str, down: &mut bool, reason: &str, retry_in: Duration) {
-    let retry_in_s = retry_in.as_secs_f32();
-    if std::mem::replace(down, true) {
-        tracing::debug!(reason, retry_in_s, "{which} is still down");
-    } else {
-        tracing::warn!(
-            reason,
-            retry_in_s,
-            "{which} is down; {meanwhile}. Check that the broker runs and `{which}.broker` in the configuration names it; the agent keeps trying"
-        );
+/// Different reasons that one outage tells at warning level.
+const MAX_REASONS: usize = 8;
+
+/// Says once per outage and reason what is the matter and what to do; further attempts are for the patient reader.
+#[derive(Default)]
+struct Outage {
+    told: BTreeSet<String>,
+}
+
+impl Outage {
+    fn over(&mut self) {
+        self.told.clear();
+    }
+
+    fn tell(&mut self, which: &str, meanwhile: &str, reason: &str, retry_in: Duration) {
+        let retry_in_s = retry_in.as_secs_f32();
+        if self.told.len() >= MAX_REASONS || !self.told.insert(reason.to_owned()) {
+            tracing::debug!(reason, retry_in_s, "{which} is still down");
+        } else {
+            tracing::warn!(
+                reason,
+                retry_in_s,
+                "{which} is down; {meanwhile}. Check that the broker runs and `{which}.broker` in the configuration names it; the agent keeps trying"
+            );
+        }
     }
 }
 

@@ -13,6 +13,7 @@ mod course;
 mod data;
 mod derive;
 pub mod edge;
+pub mod enrol;
 mod figures;
 mod input;
 mod install;

@@ -61,6 +61,14 @@ fn run(config: Config, check: bool) -> Result<(), Failed> {
             let (bundle, resident) = (backbone.bundle(), backbone.resident_bytes() as f64 / 1e6);
             println!("backbone {} {} loads in {resident:.1} MB", bundle.name(), bundle.fingerprint());
         }
+        match (config.tls_files().map(|files| files.check()), &config.tls) {
+            (Some(Ok(words)), _) => println!("certificate {words}"),
+            (Some(Err(error)), Some(_)) => {
+                return Err(failed("tls", "the certificates are not usable")(error));
+            }
+            (Some(Err(_)), None) => println!("no certificate yet: the first start gets it"),
+            (None, _) => {}
+        }
         println!("configuration is good");
         return Ok(());
     }

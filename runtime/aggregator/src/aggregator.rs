@@ -6,7 +6,7 @@ use loadonce_control::{MANIFEST_DOMAIN, POINTER_DOMAIN, Signed, SignedError};
 use loadonce_delivery::Receiver;
 use loadonce_rounds::LineageEntry;
 use loadonce_store::Database;
-use loadonce_trust::{Identity, encode_hex, hash};
+use loadonce_trust::{Identity, PublicKey, encode_hex, hash};
 use loadonce_wire::limits::{MAX_FRAME, MAX_JSON};
 use loadonce_wire::{Frame, Kind, Topic};
 use thiserror::Error;
@@ -219,6 +219,16 @@ impl Aggregator {
         self.crowded = crowded;
     }
 
+    /// Whether a gateway that redeemed a token may have this name and key, see [`enrol`](crate::enrol); otherwise why not.
+    pub fn may_enrol(&self, name: &str, key: &PublicKey, replaces: bool) -> Result<(), &'static str> {
+        self.registry.may_enrol(name, key, replaces)
+    }
+
+    /// Admits an enrolled gateway. The registrar remembers it; tell it again after every start.
+    pub fn enrol(&mut self, name: &str, key: &PublicKey) {
+        self.registry.enrol(name, key);
+    }
+
     /// The link took out a message that was too large or broke the protocol.
     pub fn on_taken_out(&mut self, why: &'static str) {
         self.counters.ignore(why);
@@ -307,7 +317,7 @@ impl Aggregator {
                 self.counters.ignore("unknown_gateway");
                 tracing::warn!(
                     gateway,
-                    "an unknown gateway announced itself; list it under `gateways` to admit it"
+                    "an unknown gateway announced itself; enrol it, or list it under `gateways`, to admit it"
                 );
             }
         }

@@ -6,12 +6,14 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use loadonce_control::{ManifestError, TaskManifest};
+use loadonce_link::tls::TlsFiles;
 use loadonce_link::{Broker, Credentials, LinkError};
 use loadonce_trust::{decode_hex, hash};
 use loadonce_wire::Name;
 use serde::Deserialize;
 use thiserror::Error;
 
+use crate::enrol::{DEFAULT_DAYS, EnrolConfig, SiteFiles};
 use crate::{Admission, DEFAULT_HISTORY_BYTES, Settings, Task};
 
 /// Largest configuration, manifest or `backbone.toml` in bytes.
@@ -24,6 +26,11 @@ pub struct Config {
     pub broker: String,
     /// User and password, if the broker asks for them.
     pub credentials: Option<Credentials>,
+    /// Certificates: what `[tls]` names, or what `loadonce site init` made; where neither TLS nor enrolment is wanted,
+    /// none.
+    pub tls: Option<TlsFiles>,
+    /// Where gateways trade tokens for certificates.
+    pub enrol: Option<EnrolConfig>,
     /// Folder for key, database and figures.
     pub state: PathBuf,
     /// What the core needs.
@@ -92,6 +99,8 @@ struct File {
     broker: String,
     user: Option<String>,
     password: Option<String>,
+    tls: Option<TlsSection>,
+    enrol: Option<EnrolSection>,
     state: PathBuf,
     tasks: Vec<PathBuf>,
     backbones: Vec<BackboneEntry>,
@@ -101,6 +110,23 @@ struct File {
     history: Option<u64>,
     #[serde(default)]
     gateways: Vec<GatewayEntry>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TlsSection {
+    ca: PathBuf,
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EnrolSection {
+    listen: String,
+    address: Option<String>,
+    broker: Option<String>,
+    days: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -159,8 +185,19 @@ impl Config {
             )),
         };
         usable("site", &file.site)?;
-        Broker::parse(&file.broker)
-            .map_err(|source| ConfigError::Broker { path: path.to_owned(), source })?;
+        let bad_broker = |source| ConfigError::Broker { path: path.to_owned(), source };
+        let broker = Broker::parse(&file.broker).map_err(bad_broker)?;
+        let state = folder.join(&file.state);
+        let tls = match file.tls {
+            Some(section) => Some(section.resolve(path, folder)?),
+            None if broker.tls || file.enrol.is_some() => {
+                let made = SiteFiles::of(&state);
+                let identity = Some((made.path("aggregator.pem"), made.path("aggregator.key")));
+                Some(TlsFiles { ca: made.path("ca.pem"), identity })
+            }
+            None => None,
+        };
+        let enrol = file.enrol.map(|section| section.resolve(path, &file.broker)).transpose()?;
         let credentials = match (file.user, file.password) {
             (Some(user), password) => Some(Credentials { user, password: password.unwrap_or_default() }),
             (None, Some(_)) => {
@@ -215,7 +252,64 @@ impl Config {
         let history_bytes = file.history.map_or(DEFAULT_HISTORY_BYTES, |mib| mib.saturating_mul(1024 * 1024));
         let settings =
             Settings { site: file.site, admission: file.admission, gateways, tasks, history_bytes };
-        Ok(Self { broker: file.broker, credentials, state: folder.join(file.state), settings })
+        Ok(Self { broker: file.broker, credentials, tls, enrol, state, settings })
+    }
+}
+
+impl TlsSection {
+    fn resolve(self, config: &Path, folder: &Path) -> Result<TlsFiles, ConfigError> {
+        let identity = match (self.certificate, self.key) {
+            (Some(certificate), Some(key)) => Some((folder.join(certificate), folder.join(key))),
+            (None, None) => None,
+            _ => {
+                return Err(ConfigError::Value {
+                    path: config.to_owned(),
+                    key: "tls".to_owned(),
+                    problem: "names one of `certificate` and `key`".to_owned(),
+                    remedy: "give both, or neither",
+                });
+            }
+        };
+        Ok(TlsFiles { ca: folder.join(self.ca), identity })
+    }
+}
+
+impl EnrolSection {
+    fn resolve(self, config: &Path, broker: &str) -> Result<EnrolConfig, ConfigError> {
+        let value = |key: &str, problem: String, remedy| ConfigError::Value {
+            path: config.to_owned(),
+            key: format!("enrol.{key}"),
+            problem,
+            remedy,
+        };
+        let host_of = |key: &str, text: &str| {
+            let parts =
+                text.rsplit_once(':').filter(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+            let host = parts.map(|(host, _)| host.trim_matches(['[', ']']).to_owned());
+            host.ok_or_else(|| value(key, format!("is `{text}`"), "write host:port"))
+        };
+        let everywhere = ["0.0.0.0", "::"].contains(&host_of("listen", &self.listen)?.as_str());
+        let address = match self.address {
+            Some(address) => address,
+            None if everywhere => {
+                let problem = "is missing: gateways must be told where they reach this machine".to_owned();
+                return Err(value("address", problem, "write host:port, as gateways see it"));
+            }
+            None => self.listen.clone(),
+        };
+        host_of("address", &address)?;
+        let broker = self.broker.unwrap_or_else(|| broker.to_owned());
+        let parsed = Broker::parse(&broker)
+            .map_err(|source| ConfigError::Broker { path: config.to_owned(), source })?;
+        if !parsed.tls {
+            let problem = format!("is {broker}: certificates are for a broker that speaks TLS");
+            return Err(value("broker", problem, "write mqtts://host:port, as gateways see it"));
+        }
+        let days = self.days.unwrap_or(DEFAULT_DAYS);
+        if !(1..=3650).contains(&days) {
+            return Err(value("days", format!("is {days}"), "write 1 to 3650"));
+        }
+        Ok(EnrolConfig { listen: self.listen, address, broker, days })
     }
 }
 

@@ -15,6 +15,7 @@
 //! | `registry` | gateways: admission, presence |
 //! | `transfers` | contributions that arrive in pieces, in bounded memory |
 //! | `aggregator`, `intake`, `cut`, `blocks` | the core: dispatch, contributions, versions, module files |
+//! | `enrol` | tokens for certificates: files, requests, the site's CA |
 //! | `line` | a task's lineage as the core sees it |
 //! | `figures` | counters and `figures.json` |
 //! | `run` | link, timer, signals |
@@ -26,6 +27,7 @@ mod aggregator;
 mod blocks;
 pub mod config;
 mod cut;
+pub mod enrol;
 mod figures;
 mod history;
 mod intake;
@@ -56,6 +58,12 @@ pub mod fuzz {
     /// Reads a contribution that the journal keeps; whether it read.
     pub fn pending(bytes: &[u8]) -> bool {
         Pending::decode(bytes).is_some()
+    }
+
+    /// Reads what is kept of tokens and enrolled gateways; whether it read.
+    pub fn enrol_record(bytes: &[u8]) -> bool {
+        serde_json::from_slice::<crate::enrol::Record>(bytes).is_ok()
+            || serde_json::from_slice::<crate::enrol::TokenRecord>(bytes).is_ok()
     }
 
     /// Reads the text of a configuration without validating what it says; whether it read.

@@ -68,6 +68,17 @@ fn main() -> ExitCode {
         for task in &config.settings.tasks {
             println!("task {}: {} parameters", task.manifest.name, task.shape.parameters());
         }
+        if let Some(files) = &config.tls {
+            match files.check() {
+                Ok(words) => println!("certificate {words}"),
+                Err(error) => {
+                    eprintln!(
+                        "loadonce-aggregator: {error}; run `loadonce site init`, or name the files under `[tls]`"
+                    );
+                    return ExitCode::from(2);
+                }
+            }
+        }
         println!("configuration is good");
         return ExitCode::SUCCESS;
     }

@@ -1,6 +1,6 @@
 //! Gateways: who is admitted, who is up.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use loadonce_control::Presence;
 use loadonce_trust::{PublicKey, decode_hex, encode_hex};
@@ -109,7 +109,10 @@ impl Gateway {
 #[derive(Debug)]
 pub(crate) struct Registry {
     admission: Admission,
+    /// By the configuration, or enrolled.
     listed: BTreeMap<String, PublicKey>,
+    /// Those of them that the configuration lists.
+    configured: BTreeSet<String>,
     gateways: BTreeMap<String, Gateway>,
     /// Which name a key is bound to.
     owners: HashMap<PublicKey, String>,
@@ -133,6 +136,7 @@ impl Registry {
         let mut registry = Self {
             admission: settings.admission,
             listed: settings.gateways.clone(),
+            configured: settings.gateways.keys().cloned().collect(),
             gateways: BTreeMap::new(),
             owners: settings.gateways.iter().map(|(name, key)| (*key, name.clone())).collect(),
         };
@@ -179,6 +183,44 @@ impl Registry {
             None if self.owners.len() < MAX_GATEWAYS => Ok(()),
             None => Err("the registry is full"),
         }
+    }
+
+    /// Whether a gateway that redeemed a token may have this name and key; otherwise why not, for the gateway. `replaces`
+    /// is the operator's word that it replaces one of the same name.
+    pub(crate) fn may_enrol(&self, name: &str, key: &PublicKey, replaces: bool) -> Result<(), &'static str> {
+        if self.configured.contains(name) {
+            return if self.listed.get(name) == Some(key) {
+                Ok(())
+            } else {
+                Err("the aggregator's configuration lists another key for this name")
+            };
+        }
+        if self.owners.get(key).is_some_and(|owner| owner != name) {
+            return Err(
+                "the gateway's key belongs to another name; it is a copy of another gateway's state folder",
+            );
+        }
+        let bound = self.gateways.get(name).map(|gateway| gateway.record.key.as_str()).unwrap_or_default();
+        if !replaces && !bound.is_empty() && decode_hex(bound) != Some(*key) {
+            return Err(
+                "the aggregator has contributions of another gateway of this name; use another name, or --replace",
+            );
+        }
+        if !self.listed.contains_key(name) && self.listed.len().max(self.owners.len()) >= MAX_GATEWAYS {
+            return Err("the registry is full");
+        }
+        Ok(())
+    }
+
+    /// Admits a gateway that redeemed a token; what was known of the name before it counts no more.
+    pub(crate) fn enrol(&mut self, name: &str, key: &PublicKey) {
+        if self.configured.contains(name) {
+            return;
+        }
+        self.owners.retain(|_, owner| owner != name);
+        self.owners.insert(*key, name.to_owned());
+        self.listed.insert(name.to_owned(), *key);
+        self.gateways.entry(name.to_owned()).or_default();
     }
 
     /// Takes over the record that was written with an accepted contribution.
@@ -378,6 +420,30 @@ mod tests {
         assert!(registry.admits("old", &[2; 32]).is_err());
         assert_eq!((registry.spend("old", 1, 0), registry.report("old", b"{}")), (None, false));
         assert!(registry.spend("listed", 1, 0).is_some());
+    }
+
+    #[test]
+    fn an_enrolled_gateway_is_admitted_under_every_rule_and_can_be_replaced() {
+        for admission in [Admission::Listed, Admission::FirstUse] {
+            let (mut registry, mut journal) = open(admission);
+            assert!(registry.may_enrol("new", &[2; 32], false).is_ok());
+            assert!(registry.may_enrol("listed", &[2; 32], true).is_err(), "the configuration stands above");
+            assert!(registry.may_enrol("new", &[1; 32], false).is_err(), "the key of another");
+            registry.enrol("new", &[2; 32]);
+            assert!(registry.admits("new", &[2; 32]).is_ok() && registry.admits("new", &[3; 32]).is_err());
+            assert!(registry.spend("new", 1, 0).is_some());
+            registry.accepted("new", &[2; 32], record(2), 0);
+            journal.put_gateway("new", &record(2)).unwrap();
+            journal.commit().unwrap();
+            // After a restart, and replaced.
+            let mut registry = Registry::open(&settings(admission), &journal).unwrap();
+            registry.enrol("new", &[2; 32]);
+            assert!(registry.may_enrol("new", &[3; 32], false).is_err());
+            assert!(registry.may_enrol("new", &[3; 32], true).is_ok());
+            registry.enrol("new", &[3; 32]);
+            assert!(registry.admits("new", &[3; 32]).is_ok() && registry.admits("new", &[2; 32]).is_err());
+            assert!(registry.may_enrol("other", &[2; 32], false).is_ok(), "the old key is free");
+        }
     }
 
     #[test]

@@ -1,14 +1,17 @@
 //! The edge: the broker's link, a timer, signals. Everything is decided in the core.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use loadonce_link::tls::exchange::{Endpoint, EndpointStats, Incoming};
+use loadonce_link::tls::{Clock, Tls, TlsFileError, TlsFiles};
 use loadonce_link::{Event, Link, LinkConfig, LinkError, LinkHandle, Qos};
-use loadonce_store::{Database, StoreError, write_atomic};
-use loadonce_trust::{Identity, KeyError, encode_hex};
+use loadonce_store::{Database, Disk, StoreError, write_atomic};
+use loadonce_trust::{Identity, KeyError, PublicKey, encode_hex};
 use loadonce_wire::limits::MAX_MQTT_PACKET;
 use loadonce_wire::topic::PREFIX;
 use serde::Serialize;
@@ -20,6 +23,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::aggregator::{Aggregator, OpenError};
 use crate::config::Config;
+use crate::enrol::{EnrolConfig, EnrolFigures, Handled, Registrar, SiteError, SiteFiles, enrol_folder};
 use crate::figures::Figures;
 use crate::journal::JournalError;
 use crate::outgoing::Outgoing;
@@ -41,6 +45,9 @@ const BATCH_BYTES: usize = 8 * 1024 * 1024;
 /// reads on while answers wait for the broker's confirmation, which comes behind the messages. So there is room for
 /// all the chunks that the receiver may have asked for, and none of them is dropped.
 const EVENT_BYTES: usize = 48 * 1024 * 1024;
+
+/// Different reasons that one outage tells at warning level.
+const MAX_TROUBLES: usize = 8;
 
 /// Why the aggregator stopped.
 #[derive(Debug, Error)]
@@ -76,6 +83,20 @@ pub enum RunError {
     /// The link ended by itself.
     #[error("the link to the broker ended unexpectedly; restart the aggregator")]
     LinkEnded,
+    /// The certificates cannot be used.
+    #[error("{0}; run `loadonce site init`, or name the files under `[tls]`")]
+    Tls(#[from] TlsFileError),
+    /// The site's CA cannot be used.
+    #[error(transparent)]
+    Site(#[from] SiteError),
+    /// The endpoint for enrolment cannot listen.
+    #[error("`enrol.listen` {address}: {source}; correct the address, or end what listens there")]
+    Enrol {
+        /// The address.
+        address: String,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The operating system gave no thread.
     #[error("the system gives no thread: {0}; raise the limit of threads")]
     Thread(io::Error),
@@ -106,6 +127,8 @@ fn identity(state: &Path) -> Result<Identity, RunError> {
 /// What the core's thread is told.
 enum Input {
     Event(Event, OwnedSemaphorePermit),
+    /// A gateway at the endpoint for enrolment.
+    Enrol(Box<Incoming>),
     /// Look at the clock.
     Tick,
     Stop,
@@ -120,10 +143,23 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     tracing::info!(site = config.settings.site, key = encode_hex(&identity.public()), "aggregator starts");
     let database = Database::open(&config.state.join("aggregator.redb"), CACHE_BYTES)?;
     let site = config.settings.site.clone();
-    let core = Aggregator::open(config.settings, identity, database, 0)?;
+    let key = identity.public();
+    let mut core = Aggregator::open(config.settings, identity, database, 0)?;
+    let (registrar, endpoint) = match &config.enrol {
+        Some(enrol) => {
+            let files = config.tls.clone().expect("a configuration with `[enrol]` has certificates");
+            let (registrar, endpoint) = open_enrolment(enrol, &config.state, files, key).await?;
+            for (name, key) in registrar.gateways() {
+                core.enrol(name, key);
+            }
+            (Some(registrar), Some(endpoint))
+        }
+        None => (None, None),
+    };
 
     let mut link_config = LinkConfig::new(&config.broker, &format!("{site}.aggregator"), MAX_MQTT_PACKET)?;
     link_config.credentials = config.credentials;
+    link_config.tls = link_config.broker.tls.then_some(config.tls).flatten().map(Tls::new);
     link_config.queue_messages = 2 * MAX_BATCH;
     link_config.queue_bytes = QUEUE_BYTES;
     link_config.event_bytes = EVENT_BYTES;
@@ -139,9 +175,17 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signals)?;
     let (inputs, inbox) = mpsc::channel(MAX_BATCH);
     let mut forward = tokio::spawn(forward(events, inputs.clone()));
+    let endpoint_stats = endpoint.as_ref().map(Endpoint::counters);
+    let enrolment = endpoint.map(|endpoint| {
+        let (requests, incoming) = mpsc::channel(1);
+        (tokio::spawn(endpoint.serve(requests)), tokio::spawn(hand_in(incoming, inputs.clone())))
+    });
     let (ended, mut end) = oneshot::channel();
     let desk = Desk {
         core,
+        registrar,
+        endpoint: endpoint_stats.map(|stats| Box::new(stats) as Box<dyn Fn() -> EndpointStats + Send>),
+        troubles: BTreeSet::new(),
         inbox,
         link: link.clone(),
         handle: Handle::current(),
@@ -162,6 +206,10 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     tracing::info!("aggregator stops");
     link.close().await;
     forward.abort();
+    if let Some((serve, hand_in)) = enrolment {
+        serve.abort();
+        hand_in.abort();
+    }
     drop(inputs);
     thread.join().map_err(|_| RunError::Defect)?;
     result
@@ -174,6 +222,30 @@ async fn stop(
     // A thread that has ended says why.
     let _heard = inputs.send(Input::Stop).await;
     end.await.map_err(|_| RunError::Defect)?
+}
+
+async fn open_enrolment(
+    enrol: &EnrolConfig,
+    state: &Path,
+    files: TlsFiles,
+    key: PublicKey,
+) -> Result<(Registrar<Disk>, Endpoint), RunError> {
+    files.check()?;
+    let ca = SiteFiles::of(state).ca()?;
+    let registrar = Registrar::open(Disk, enrol_folder(state), ca, key, enrol.days)?;
+    let listen = |source| RunError::Enrol { address: enrol.listen.clone(), source };
+    let endpoint = Endpoint::bind(&enrol.listen, files, Clock::system()).await.map_err(listen)?;
+    let address = endpoint.address().map_err(listen)?;
+    tracing::info!(%address, enrolled = registrar.gateways().count(), "gateways can enrol");
+    Ok((registrar, endpoint))
+}
+
+async fn hand_in(mut incoming: mpsc::Receiver<Incoming>, inputs: mpsc::Sender<Input>) {
+    while let Some(incoming) = incoming.recv().await {
+        if inputs.send(Input::Enrol(Box::new(incoming))).await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Hands the link's events to the core, a bounded number and bytes of them; beyond that the link's own bound holds.
@@ -210,6 +282,10 @@ struct FiguresSchedule {
 /// The core's thread.
 struct Desk {
     core: Aggregator,
+    registrar: Option<Registrar<Disk>>,
+    endpoint: Option<Box<dyn Fn() -> EndpointStats + Send>>,
+    /// Why there is no connection, as far as it was told since there was one.
+    troubles: BTreeSet<String>,
     inbox: mpsc::Receiver<Input>,
     link: LinkHandle,
     handle: Handle,
@@ -240,6 +316,7 @@ impl Desk {
                         self.take(&before)?;
                         self.note(event);
                     }
+                    Input::Enrol(incoming) => self.enrol(*incoming),
                     Input::Tick => {}
                     Input::Stop => going = false,
                 }
@@ -270,15 +347,43 @@ impl Desk {
         Ok(())
     }
 
+    /// One request of a gateway that enrols, confirms or renews.
+    fn enrol(&mut self, incoming: Incoming) {
+        let Some(registrar) = &mut self.registrar else { return };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let core = &self.core;
+        let admissible = |name: &str, key: &PublicKey, replaces| core.may_enrol(name, key, replaces);
+        let Handled { answer, gateway, refused, admitted } =
+            registrar.handle(&incoming.request, incoming.certificate.as_ref(), now, &admissible);
+        match &refused {
+            Some((refusal, why)) => {
+                tracing::warn!(gateway, from = %incoming.from, refusal = refusal.word(), why, "enrolment refused");
+            }
+            None => tracing::info!(gateway, from = %incoming.from, "enrolment: a gateway was served"),
+        }
+        if let Some((name, key)) = admitted {
+            tracing::info!(gateway = name, key = encode_hex(&key), "enrolled");
+            self.core.enrol(&name, &key);
+        }
+        tracing::debug!(target: "boundary", process = "aggregator", boundary = "enrol.answering", gateway);
+        self.handle.spawn(async move { incoming.answer(&answer, refused.is_some()).await });
+    }
+
     fn note(&mut self, event: Event) {
         match event {
             Event::Connected { .. } => {
+                self.troubles.clear();
                 tracing::info!("connected to the broker");
                 let current = self.core.on_connected(self.now());
                 self.publish(current);
             }
             Event::Disconnected { reason, retry_in } => {
-                tracing::warn!(reason, ?retry_in, "not connected to the broker");
+                // Every reason once per outage; further attempts are for the patient reader.
+                if self.troubles.len() < MAX_TROUBLES && self.troubles.insert(reason.clone()) {
+                    tracing::warn!(reason, ?retry_in, "not connected to the broker; trying on");
+                } else {
+                    tracing::debug!(reason, ?retry_in, "still not connected to the broker");
+                }
             }
             Event::SubscriptionRefused { topic } => {
                 tracing::error!(
@@ -322,7 +427,12 @@ impl Desk {
         let begun = Instant::now();
         let figures = self.core.figures(self.now());
         let path = &self.figures.path;
-        let written = write_figures(path, figures, self.start, &self.link);
+        let enrol = self.registrar.as_ref().map(|registrar| {
+            let EndpointStats { failed_handshakes, broken_requests, turned_away } =
+                self.endpoint.as_ref().map(|stats| stats()).unwrap_or_default();
+            EnrolSection { figures: registrar.figures(), failed_handshakes, broken_requests, turned_away }
+        });
+        let written = write_figures(path, figures, enrol, self.start, &self.link);
         if let (Err(error), false) = (&written, self.figures.failed) {
             tracing::warn!(path = %path.display(), %error, "figures are not written");
         }
@@ -337,6 +447,17 @@ struct FiguresFile {
     figures: Figures,
     seconds: u64,
     link: LinkFigures,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    enrol: Option<EnrolSection>,
+}
+
+#[derive(Serialize)]
+struct EnrolSection {
+    #[serde(flatten)]
+    figures: EnrolFigures,
+    failed_handshakes: u64,
+    broken_requests: u64,
+    turned_away: u64,
 }
 
 #[derive(Serialize)]
@@ -353,7 +474,13 @@ struct LinkFigures {
 }
 
 /// Renamed into place, so that a reader sees one state; not synced, for they are current for seconds only.
-fn write_figures(path: &Path, figures: Figures, start: Instant, link: &LinkHandle) -> io::Result<()> {
+fn write_figures(
+    path: &Path,
+    figures: Figures,
+    enrol: Option<EnrolSection>,
+    start: Instant,
+    link: &LinkHandle,
+) -> io::Result<()> {
     let connected = link.is_connected();
     let link = link.stats();
     let link = LinkFigures {
@@ -367,7 +494,7 @@ fn write_figures(path: &Path, figures: Figures, start: Instant, link: &LinkHandl
         dropped_publishes: link.dropped_publishes,
         subscription_refusals: link.subscription_refusals,
     };
-    let file = FiguresFile { figures, seconds: start.elapsed().as_secs(), link };
+    let file = FiguresFile { figures, seconds: start.elapsed().as_secs(), link, enrol };
     let temporary = path.with_extension("json.tmp");
     fs::write(&temporary, serde_json::to_vec_pretty(&file)?)?;
     fs::rename(&temporary, path)

@@ -5,6 +5,7 @@ pub mod bench_rounds;
 pub mod codec;
 mod data;
 pub mod demo;
+pub mod enrol;
 pub mod evaluate;
 pub mod feed;
 mod library;

@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use loadonce_cli::demo::{self, DemoError};
-use loadonce_cli::{bench, bench_rounds, evaluate, feed, sim};
+use loadonce_cli::{bench, bench_rounds, enrol, evaluate, feed, sim};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -22,6 +22,12 @@ enum Command {
     Demo(demo::Options),
     /// Plays a data set to one gateway: samples, then their labels
     Feed(feed::Options),
+    /// The site's CA and the certificates of its broker, aggregator and operator
+    #[command(subcommand)]
+    Site(enrol::SiteCommand),
+    /// Gateways and the tokens with which they get their certificates
+    #[command(subcommand)]
+    Gateway(enrol::GatewayCommand),
     /// Makes a task's module from a data set on this machine and says how good it is
     Evaluate(evaluate::Options),
     /// Times every exit of a backbone on this machine
@@ -48,6 +54,8 @@ fn main() -> ExitCode {
     let result = match line.command {
         Command::Demo(options) => interruptible(demo::run(options)),
         Command::Feed(options) => interruptible(feed::run(options)),
+        Command::Site(command) => return ended(enrol::site(&command), enrol::EnrolError::exit_code),
+        Command::Gateway(command) => return ended(enrol::gateway(&command), enrol::EnrolError::exit_code),
         Command::Evaluate(options) => {
             return ended(evaluate::run(&options), evaluate::EvaluateError::exit_code);
         }

@@ -20,24 +20,27 @@ impl Default for Backoff {
     }
 }
 
-/// The state of one link's waiting; the randomness comes in as a seed.
+/// The state of somebody's waiting; the randomness comes in as a seed.
 #[derive(Debug)]
-pub(crate) struct Waiting {
+pub struct Waiting {
     bounds: Backoff,
     attempt: u32,
     state: u64,
 }
 
 impl Waiting {
-    pub(crate) fn new(bounds: Backoff, seed: u64) -> Self {
+    /// Before the first attempt.
+    pub fn new(bounds: Backoff, seed: u64) -> Self {
         Self { bounds, attempt: 0, state: seed }
     }
 
-    pub(crate) fn reset(&mut self) {
+    /// An attempt succeeded.
+    pub fn reset(&mut self) {
         self.attempt = 0;
     }
 
-    pub(crate) fn next(&mut self) -> Duration {
+    /// How long to wait before the next attempt.
+    pub fn pause(&mut self) -> Duration {
         let factor = 1u32.checked_shl(self.attempt).unwrap_or(u32::MAX);
         let ceiling = self.bounds.base.saturating_mul(factor).min(self.bounds.cap);
         self.attempt = self.attempt.saturating_add(1);
@@ -67,12 +70,12 @@ mod tests {
             for attempt in 0..80u32 {
                 let ceiling =
                     Duration::from_millis(200).saturating_mul(2u32.saturating_pow(attempt)).min(bounds.cap);
-                let wait = waiting.next();
+                let wait = waiting.pause();
                 assert!(wait < ceiling, "attempt {attempt}: {wait:?}");
                 halves[usize::from(wait * 2 > ceiling)] += 1;
             }
             waiting.reset();
-            assert!(waiting.next() < bounds.base);
+            assert!(waiting.pause() < bounds.base);
         }
         let share = f64::from(halves[0]) / f64::from(halves[0] + halves[1]);
         assert!((0.48..0.52).contains(&share), "{halves:?}");

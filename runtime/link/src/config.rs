@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use loadonce_wire::limits::packet_bytes;
 
+use crate::tls::Tls;
 use crate::{Backoff, LinkError};
 
 /// The port of MQTT without TLS (IANA).
 const DEFAULT_PORT: u16 = 1883;
+/// The port of MQTT over TLS (IANA).
+const DEFAULT_TLS_PORT: u16 = 8883;
 /// Largest packet of MQTT 3.1.1 (section 2.2.3): 256 MiB less one, and its fixed header.
 const MQTT_MAX_PACKET: usize = 268_435_455 + 5;
 /// Longest string or binary field of MQTT 3.1.1 (section 1.5.3) in bytes.
@@ -30,17 +33,20 @@ pub struct Broker {
     pub host: String,
     /// TCP port.
     pub port: u16,
+    /// Whether TLS is spoken.
+    pub tls: bool,
 }
 
 impl Broker {
-    /// Reads `mqtt://host[:port]`; an IPv6 address is written in brackets.
+    /// Reads `mqtt://host[:port]`, or `mqtts://` for TLS; an IPv6 address is written in brackets.
     pub fn parse(url: &str) -> Result<Self, LinkError> {
         let wrong = |why| LinkError::BrokerUrl { url: url.to_owned(), why };
-        let rest = match url.split_once("://") {
-            Some(("mqtt" | "tcp", rest)) => rest.strip_suffix('/').unwrap_or(rest),
-            Some(("mqtts" | "ssl", _)) => return Err(wrong("TLS is not part of this version")),
-            _ => return Err(wrong("it does not start with mqtt://")),
+        let (tls, rest) = match url.split_once("://") {
+            Some(("mqtt" | "tcp", rest)) => (false, rest),
+            Some(("mqtts" | "ssl", rest)) => (true, rest),
+            _ => return Err(wrong("it does not start with mqtt:// or mqtts://")),
         };
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
         if rest.contains('@') {
             return Err(wrong("user and password have settings of their own"));
         }
@@ -63,21 +69,23 @@ impl Broker {
         };
         let port = match port {
             Some(port) => port.parse().map_err(|_| wrong("the port is not a number below 65536"))?,
+            None if tls => DEFAULT_TLS_PORT,
             None => DEFAULT_PORT,
         };
         if host.is_empty() {
             return Err(wrong("the host is missing"));
         }
-        Ok(Self { host: host.to_owned(), port })
+        Ok(Self { host: host.to_owned(), port, tls })
     }
 }
 
 impl Display for Broker {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let scheme = if self.tls { "mqtts" } else { "mqtt" };
         if self.host.contains(':') {
-            write!(f, "mqtt://[{}]:{}", self.host, self.port)
+            write!(f, "{scheme}://[{}]:{}", self.host, self.port)
         } else {
-            write!(f, "mqtt://{}:{}", self.host, self.port)
+            write!(f, "{scheme}://{}:{}", self.host, self.port)
         }
     }
 }
@@ -119,6 +127,8 @@ pub struct LinkConfig {
     pub client_id: String,
     /// User and password, if the broker asks for them.
     pub credentials: Option<Credentials>,
+    /// TLS, for a broker that is named by `mqtts://`.
+    pub tls: Option<Tls>,
     /// Interval of pings, 1 s to 18 h. A dead line is noticed after two of them.
     pub keep_alive: Duration,
     /// The last will.
@@ -150,6 +160,7 @@ impl LinkConfig {
             broker: Broker::parse(url)?,
             client_id: client_id.to_owned(),
             credentials: None,
+            tls: None,
             keep_alive: Duration::from_secs(30),
             will: None,
             subscriptions: Vec::new(),
@@ -164,6 +175,9 @@ impl LinkConfig {
 
     pub(crate) fn check(&self) -> Result<(), LinkError> {
         let wrong = |what: String| Err(LinkError::Config(what));
+        if self.broker.tls != self.tls.is_some() {
+            return wrong(format!("{} and the settings of TLS do not go together", self.broker));
+        }
         if self.client_id.is_empty() || self.client_id.len() > MQTT_MAX_FIELD {
             return wrong("the client id must have 1 to 65535 bytes".to_owned());
         }
@@ -238,9 +252,10 @@ mod tests {
         assert_eq!(parse("mqtt://10.0.0.1:2883/").unwrap().1, 2883);
         assert_eq!(parse("mqtt://[fe80::1]:7").unwrap(), ("fe80::1".into(), 7, "mqtt://[fe80::1]:7".into()));
         assert_eq!(parse("mqtt://[::1]").unwrap().1, 1883);
+        assert_eq!(parse("mqtts://plant").unwrap(), ("plant".into(), 8883, "mqtts://plant:8883".into()));
         for (url, why) in [
             ("plant:1883", "start with mqtt://"),
-            ("mqtts://plant", "TLS"),
+            ("https://plant", "start with mqtt://"),
             ("mqtt://", "host is missing"),
             ("mqtt://:1883", "host is missing"),
             ("mqtt://plant:99999", "port"),
@@ -257,7 +272,8 @@ mod tests {
     fn settings_that_would_panic_or_loop_later_are_refused_now() {
         let good = LinkConfig::new("mqtt://plant", "press-1", 65_536).unwrap();
         good.check().unwrap();
-        let bad: [fn(&mut LinkConfig); 6] = [
+        let bad: [fn(&mut LinkConfig); 7] = [
+            |c| c.broker.tls = true,
             |c| c.client_id.clear(),
             |c| c.keep_alive = Duration::from_millis(300),
             |c| c.max_packet_bytes = 10,

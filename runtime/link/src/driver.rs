@@ -69,7 +69,7 @@ impl Driver {
     ) -> Self {
         let outlet = Outlet::new(events, config.event_bytes, Arc::clone(&shared.counters));
         let waiting = Waiting::new(config.backoff, seed);
-        let dialer = Dialer::Tcp(config.broker.clone());
+        let dialer = Dialer { broker: config.broker.clone(), tls: config.tls.clone() };
         Self { config, shared, commands, outlet, dir, waiting, dialer, connections: 0 }
     }
 
@@ -81,7 +81,7 @@ impl Driver {
             if connected_at.is_some_and(|since| since.elapsed() >= self.config.stable_after) {
                 self.waiting.reset();
             }
-            let retry_in = self.waiting.next();
+            let retry_in = self.waiting.pause();
             tracing::info!(broker = %self.config.broker, %reason, ?retry_in, "link is down");
             self.outlet.push(Event::Disconnected { reason, retry_in });
             if self.wait(Instant::now() + retry_in).await.is_err() {
@@ -147,9 +147,9 @@ impl Driver {
         };
         let (broker, mouth) = match (dialled, self.mouth()) {
             (Ok(broker), Ok(mouth)) => (broker, mouth),
-            (Err(error), _) => {
+            (Err(reason), _) => {
                 Counters::add(&self.shared.counters.failed_connects, 1);
-                return (End::Lost(format!("{} cannot be reached: {error}", self.config.broker)), None);
+                return (End::Lost(reason), None);
             }
             (_, Err(error)) => return (End::Lost(format!("the tunnel cannot be opened: {error}")), None),
         };

@@ -24,7 +24,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 #[non_exhaustive]
 pub enum LinkError {
     /// The broker's URL cannot be used.
-    #[error("{url:?} is not a broker: {why}; write mqtt://host or mqtt://host:port")]
+    #[error("{url:?} is not a broker: {why}; write mqtt://host, mqtt://host:port, or mqtts:// for TLS")]
     BrokerUrl {
         /// The URL as given.
         url: String,

@@ -4,7 +4,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use crate::config::Broker;
 use crate::filter::Downstream;
 use crate::stats::Counters;
+use crate::tls::{Peer, Tls};
 
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long what was written may stay unconfirmed by the other side's TCP before the line counts as dead: some dozen
@@ -26,15 +27,41 @@ const UNCONFIRMED: Duration = Duration::from_mins(2);
 /// How long the broker may take to close its side after ours.
 pub(crate) const LINGER: Duration = Duration::from_secs(2);
 const BUFFER: usize = 16 * 1024;
-/// How the broker is reached; TLS becomes another kind.
+
+/// How the broker is reached.
 #[derive(Debug, Clone)]
-pub(crate) enum Dialer {
-    Tcp(Broker),
+pub(crate) struct Dialer {
+    pub(crate) broker: Broker,
+    pub(crate) tls: Option<Tls>,
 }
 
+/// A connection to the broker, TLS included.
+pub(crate) struct Dialled {
+    stream: Box<dyn Stream>,
+    /// Says what the end of it means.
+    peer: Option<Peer>,
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
 impl Dialer {
-    pub(crate) async fn dial(&self, counters: &Arc<Counters>) -> io::Result<Counted<TcpStream>> {
-        let Self::Tcp(Broker { host, port }) = self;
+    /// What goes wrong is said for a person.
+    pub(crate) async fn dial(&self, counters: &Arc<Counters>) -> Result<Dialled, String> {
+        if let Some(tls) = &self.tls {
+            tls.wait().await;
+        }
+        let unreachable = |error| format!("{} cannot be reached: {error}", self.broker);
+        let stream = self.tcp(counters).await.map_err(unreachable)?;
+        let Some(tls) = &self.tls else { return Ok(Dialled { stream: Box::new(stream), peer: None }) };
+        let (stream, peer) = timeout(DIAL_TIMEOUT, tls.connect(stream, &self.broker.host))
+            .await
+            .map_err(|_| format!("{}: no end of the TLS handshake within 10 s", self.broker))??;
+        Ok(Dialled { stream: Box::new(stream), peer: Some(peer) })
+    }
+
+    async fn tcp(&self, counters: &Arc<Counters>) -> io::Result<Counted<TcpStream>> {
+        let Broker { host, port, .. } = &self.broker;
         let stream = timeout(DIAL_TIMEOUT, TcpStream::connect((host.as_str(), *port)))
             .await
             .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no answer within 10 s"))??;
@@ -130,19 +157,23 @@ impl Drop for Mouth {
 /// the broker's end, `reason` says why before rumqttc can notice.
 pub(crate) async fn run(
     mouth: Mouth,
-    broker: impl AsyncRead + AsyncWrite + Unpin,
+    Dialled { stream, peer }: Dialled,
     max_packet_bytes: usize,
     gate: watch::Receiver<bool>,
     reason: Arc<OnceLock<String>>,
 ) -> io::Result<()> {
     let (mut local_read, mut local_write) = mouth.accept().await?.into_split();
-    let (mut broker_read, mut broker_write) = tokio::io::split(broker);
+    let (mut broker_read, mut broker_write) = tokio::io::split(stream);
+    let heard = AtomicBool::new(false);
     let ended = tokio::select! {
         ended = up(&mut local_read, &mut broker_write) => ended,
-        ended = down(&mut broker_read, &mut local_write, max_packet_bytes, gate) => ended,
+        ended = down(&mut broker_read, &mut local_write, max_packet_bytes, gate, &heard) => ended,
     };
     if let Err(error) = ended {
-        reason.get_or_init(|| error.to_string());
+        reason.get_or_init(|| match &peer {
+            Some(peer) => peer.later(&error, heard.load(Ordering::Relaxed)),
+            None => error.to_string(),
+        });
         return Err(error);
     }
     // Closing with unread bytes resets the connection, and the broker might lose our DISCONNECT.
@@ -171,6 +202,7 @@ async fn down(
     mut local: impl AsyncWrite + Unpin,
     max_packet_bytes: usize,
     mut gate: watch::Receiver<bool>,
+    heard: &AtomicBool,
 ) -> io::Result<()> {
     let mut filter = Downstream::new(max_packet_bytes);
     let (mut buffer, mut out) = (vec![0; BUFFER], Vec::new());
@@ -180,6 +212,7 @@ async fn down(
         if read == 0 {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the broker closed the connection"));
         }
+        heard.store(true, Ordering::Relaxed);
         filter.push(&buffer[..read], &mut out).map_err(io::Error::other)?;
         local.write_all(&out).await?;
         out.clear();

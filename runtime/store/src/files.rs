@@ -85,12 +85,8 @@ pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), StoreErr
     write_atomic_on(&Disk, path, bytes, mode)
 }
 
-pub(crate) fn write_atomic_on(
-    files: &impl Files,
-    path: &Path,
-    bytes: &[u8],
-    mode: u32,
-) -> Result<(), StoreError> {
+/// [`write_atomic`] on any [`Files`].
+pub fn write_atomic_on(files: &impl Files, path: &Path, bytes: &[u8], mode: u32) -> Result<(), StoreError> {
     let temporary = temporary_name(path);
     let step = |at: &Path, result: io::Result<()>| result.map_err(|error| StoreError::from_io(at, error));
     // Removed first, so that the mode of a leftover does not survive.

@@ -17,7 +17,7 @@ mod slots;
 
 pub use database::{DEFAULT_CACHE_BYTES, Database, Quarantined};
 pub use error::StoreError;
-pub use files::{Disk, Files, write_atomic};
+pub use files::{Disk, Files, write_atomic, write_atomic_on};
 pub use outbox::{Counters, Draft, Entry, Head, Kind, Outbox, OutboxBounds, OutboxError, Pending, Place};
 pub use slots::{MAX_SLOT_FILE_BYTES, MAX_SLOT_FILES, Slot, SlotError, Slots};
 

@@ -2,10 +2,28 @@
 //!
 //! Every gateway and the aggregator hold one ed25519 key (RFC 8032). A signature always covers a domain prefix
 //! and the exact bytes as embedded, so that no signature can be replayed as another kind of message.
+//!
+//! Beside it a gateway that talks TLS has a key on P-256 and a certificate for it (`tls_key`, `certificate`), which it
+//! trades for a one-time `token` in an exchange of two messages (`enrol`). Certificates are made by `issue` (a feature:
+//! no gateway has it) and checked against the `time`, on clocks that may be wrong.
 
+mod base64;
+mod certificate;
+pub mod enrol;
 mod hex;
+#[cfg(feature = "issue")]
+mod issue;
+mod time;
+mod tls_key;
+mod token;
 
+pub use certificate::{CertificateFacts, MAX_CERTIFICATE, certificates_from_pem, key_from_pem, to_pem};
 pub use hex::{decode_hex, encode_hex};
+#[cfg(feature = "issue")]
+pub use issue::{AGGREGATOR, Ca, IssueError, OPERATOR, Subject};
+pub use time::{Moment, TrustedTime, date};
+pub use tls_key::{NoRandomness, TlsKey, TlsPublicKey, fingerprint, verify_tls_key};
+pub use token::{MAX_TOKEN, Secret, Token, TokenError, TokenId, token_id};
 
 use ed25519_dalek::{Signer, SigningKey, VerifyingKey};
 use thiserror::Error;
@@ -29,6 +47,12 @@ pub enum KeyError {
 /// A signing key.
 #[derive(Clone)]
 pub struct Identity(SigningKey);
+
+impl std::fmt::Debug for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Identity").field(&encode_hex(&self.public())).finish()
+    }
+}
 
 impl Identity {
     /// Makes a new key from the system's randomness.

@@ -145,9 +145,13 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
     }
     let agent = "site = \"plant\"\ngateway = \"g\"\nstate = \"/tmp/x\"\n[backbone]\nbundle = \"b\"\n[uplink]\nbroker = \"mqtt://h:1\"\n[trust]\nfirst_use = true\n[store]\nsamples_per_task = 9\n";
     seeds.push(seed(7, agent.as_bytes()));
+    let tls = "[tls]\nca = \"/ca.pem\"\ncertificate = \"/g.pem\"\nkey = \"/g.pem\"\n";
+    seeds.push(seed(7, format!("{}{tls}", agent.replace("mqtt:", "mqtts:")).as_bytes()));
+    seeds.push(seed(7, format!("{agent}[enrol]\ntoken = \"lo1.AAAA\"\n").as_bytes()));
     let aggregator = "site = \"plant\"\nbroker = \"mqtt://h:1\"\nstate = \"s\"\ntasks = [\"t.toml\"]\nadmission = \"listed\"\n[[backbones]]\nbundle = \"b\"\n[[gateways]]\nname = \"g\"\nkey = \"00\"\n";
     seeds.push(seed(8, aggregator.as_bytes()));
-    for url in ["mqtt://127.0.0.1:1883", "tcp://[::1]:9/", "mqtt://broker"] {
+    seeds.push(seed(8, format!("{aggregator}[enrol]\nlisten = \"0.0.0.0:8884\"\ndays = 9\n").as_bytes()));
+    for url in ["mqtt://127.0.0.1:1883", "tcp://[::1]:9/", "mqtt://broker", "mqtts://broker:8883"] {
         seeds.push(seed(9, url.as_bytes()));
     }
     seeds

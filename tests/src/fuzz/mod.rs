@@ -12,6 +12,7 @@ mod aggregator;
 mod blob;
 mod bundle;
 mod control;
+mod enrol;
 mod file;
 mod input;
 mod mutate;
@@ -40,7 +41,7 @@ pub struct Target {
 const MIB: usize = 1 << 20;
 
 /// Every target.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     Target {
         name: "wire",
         reads: "frame, contribution manifest, ack, block request, topic, name, pieces, broker's stream",
@@ -97,11 +98,19 @@ pub const TARGETS: [Target; 7] = [
         run: aggregator::run,
         seeds: aggregator::seeds,
     },
+    Target {
+        name: "enrol",
+        reads: "enrolment: token, request, answer, certificate, PEM, the files that both sides keep",
+        longest: 4096,
+        memory: MIB,
+        run: enrol::run,
+        seeds: enrol::seeds,
+    },
 ];
 
 /// The target of this name.
 pub fn target(name: &str) -> Option<&'static Target> {
-    static ALL: [Target; 7] = TARGETS;
+    static ALL: [Target; 8] = TARGETS;
     ALL.iter().find(|target| target.name == name)
 }
 

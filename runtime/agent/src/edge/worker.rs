@@ -109,6 +109,7 @@ impl Worker {
                 let birth = self.agent.on_connected(now)?;
                 out.push(birth);
             }
+            Work::Believe(aggregator) => self.agent.believe_aggregator(aggregator)?,
             Work::Disconnected => {
                 self.backlog.clear();
                 self.agent.on_disconnected();

@@ -201,7 +201,7 @@ pub(crate) async fn run(setup: &Setup, seed: u64, progress: &mut Progress) -> Re
         setup.gateways.len(),
         short(&folder).display()
     ));
-    let mut plant = Plant::connect(&setup.broker, &site, setup.gateways.clone(), all).await?;
+    let mut plant = Plant::connect(&setup.broker, None, &site, setup.gateways.clone(), all).await?;
     let mut stage = Stage { setup, fleet: &mut fleet, plant: &mut plant, progress, names: &names };
     let learned = stage.learn(&splits).await?;
     let answers = stage.test(&splits).await?;

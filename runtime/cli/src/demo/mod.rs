@@ -95,7 +95,13 @@ impl Options {
             return usage("--patience must be at least 1".into());
         }
         if let Some(url) = &self.broker {
-            loadonce_link::Broker::parse(url).map_err(|e| DemoError::Usage { what: e.to_string() })?;
+            let broker =
+                loadonce_link::Broker::parse(url).map_err(|e| DemoError::Usage { what: e.to_string() })?;
+            if broker.tls {
+                return usage(format!(
+                    "{broker}: the demo speaks no TLS, for its gateways have no certificates"
+                ));
+            }
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 
 use super::error::DemoError;
 use loadonce_control::{Prediction, Problem};
+use loadonce_link::tls::{Tls, TlsFiles};
 use loadonce_link::{Backoff, Event, Link, LinkConfig, LinkHandle, Qos};
 use loadonce_wire::Topic;
 use loadonce_wire::limits::{MAX_SAMPLE, MAX_TOPIC, packet_bytes};
@@ -71,6 +72,7 @@ impl Plant {
     /// Connects to `broker` and subscribes to the predictions of these gateways and tasks.
     pub(crate) async fn connect(
         broker: &str,
+        tls: Option<TlsFiles>,
         site: &str,
         gateways: Vec<String>,
         tasks: Vec<String>,
@@ -80,6 +82,7 @@ impl Plant {
         // A broker ends the older of two connections with one name, and two people may feed at once.
         let name = format!("{site}.plant.{:016x}", RandomState::new().build_hasher().finish());
         let mut config = LinkConfig::new(broker, &name, largest).map_err(|e| problem(e.to_string()))?;
+        config.tls = tls.map(Tls::new);
         let answers = Topic::Out { gateway: only(&gateways), task: only(&tasks), sample: "+" }.text(site);
         config.subscriptions.push((answers.as_str().to_owned(), Qos::AtLeastOnce));
         config.queue_messages = QUEUE;

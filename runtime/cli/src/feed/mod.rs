@@ -12,6 +12,8 @@ mod tally;
 
 use crate::demo::{DemoError, Plant, Shipment, Stopped};
 use loadonce_control::Label;
+use loadonce_link::Broker;
+use loadonce_link::tls::TlsFiles;
 use source::Entry;
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -48,6 +50,15 @@ pub struct Options {
     /// Broker of the gateway's data plane
     #[arg(long, value_name = "URL", default_value = "mqtt://127.0.0.1:1883")]
     broker: String,
+    /// For a broker at mqtts://: PEM file of the CA that signed its certificate
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// PEM file of the certificate to show the broker
+    #[arg(long, value_name = "FILE", requires = "ca", requires = "key")]
+    certificate: Option<PathBuf>,
+    /// PEM file of its key
+    #[arg(long, value_name = "FILE", requires = "certificate")]
+    key: Option<PathBuf>,
     /// Site
     #[arg(long)]
     site: String,
@@ -86,6 +97,11 @@ pub struct Options {
 impl Options {
     fn check(&self) -> Result<(), DemoError> {
         let usage = |what: String| Err(DemoError::Usage { what });
+        let broker =
+            Broker::parse(&self.broker).map_err(|error| DemoError::Usage { what: error.to_string() })?;
+        if broker.tls != self.ca.is_some() {
+            return usage(format!("{broker}: mqtts:// and --ca go together"));
+        }
         for (option, name) in [("site", &self.site), ("gateway", &self.gateway), ("task", &self.task)] {
             if loadonce_wire::Name::new(name).is_none() {
                 return usage(format!(
@@ -102,6 +118,11 @@ impl Options {
             return usage("--window, --every, --count and --patience must be at least 1".into());
         }
         Ok(())
+    }
+
+    fn tls(&self) -> Option<TlsFiles> {
+        let identity = self.certificate.clone().zip(self.key.clone());
+        self.ca.clone().map(|ca| TlsFiles { ca, identity })
     }
 
     fn cut(&self) -> Option<Cut> {
@@ -126,7 +147,8 @@ pub async fn run(options: Options) -> Result<(), DemoError> {
     let mut entries = source::read(&options.data, options.cut())?;
     entries.truncate(options.count.unwrap_or(usize::MAX));
     let (gateway, task) = (options.gateway.clone(), options.task.clone());
-    let mut plant = Plant::connect(&options.broker, &options.site, vec![gateway], vec![task]).await?;
+    let mut plant =
+        Plant::connect(&options.broker, options.tls(), &options.site, vec![gateway], vec![task]).await?;
     let told = play(&mut plant, &options, &entries).await;
     plant.close().await;
     told

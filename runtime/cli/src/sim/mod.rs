@@ -173,6 +173,9 @@ pub fn run(options: &Options) -> Result<(), SimError> {
 fn address(options: &Options) -> Result<SocketAddr, SimError> {
     let usage = |what: String| SimError::Usage(format!("--broker {}: {what}", options.broker));
     let broker = Broker::parse(&options.broker).map_err(|error| usage(error.to_string()))?;
+    if broker.tls {
+        return Err(usage("simulated gateways speak no TLS".into()));
+    }
     let mut found =
         (broker.host.as_str(), broker.port).to_socket_addrs().map_err(|error| usage(error.to_string()))?;
     found.next().ok_or_else(|| usage("has no address".into()))

@@ -132,7 +132,8 @@ fn launch(
         // qemu starts one of these for each connection.
         network += &format!(",guestfwd=tcp:{HOST}:{guest}-cmd:{} relay {host}", own.display());
     }
-    let mut command = Command::new(system("qemu-system-aarch64", "qemu-system-arm (from bookworm-backports)"));
+    let mut command =
+        Command::new(system("qemu-system-aarch64", "qemu-system-arm (from bookworm-backports)"));
     command.args(["-M", "virt", "-cpu", cpu, "-smp", "2", "-accel", "tcg,thread=multi"]);
     command.args(["-m", &MEMORY_MIB.to_string(), "-bios", FIRMWARE, "-display", "none", "-no-reboot"]);
     command.args(["-monitor", "none", "-serial", "file:/dev/stderr"]);

@@ -29,7 +29,7 @@ export SEED ?= 1
 SCHEDULES ?= 200000
 
 .PHONY: help demo test build onnxruntime models models-report bench-backbone bench-codec bench-rounds test-aarch64 explore bench-fleet bench-idle \
-	soak fuzz mutate bad-line harsh image image-of-packages test-image clean
+	soak fuzz mutate bad-line harsh image test-image clean
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -106,23 +106,18 @@ mutate: onnxruntime
 	LOADONCE_FRAMES=$(or $(FRAMES),100000) LOADONCE_SEED=$(or $(SEED),1) \
 		cargo test --locked -p loadonce-tests --test mutated -- --nocapture
 
-IMAGE_PACKAGES = $(foreach name,loadonce-agent loadonce-onnxruntime loadonce-backbone-sense-tiny, \
-	$(lastword $(sort $(wildcard target/packages/$(name)_*_arm64.deb target/packages/$(name)_*_all.deb))))
-
 # REFRESH=1 fetches Debian again, and with it its security updates.
 image:
 	@tests/prepare build
 	@tests/prepare image
-	$(MAKE) packages TARGET=aarch64-unknown-linux-gnu
-	$(MAKE) image-of-packages
-
-image-of-packages:
-	deploy/image/build $(IMAGE_PACKAGES)
+	cross/build aarch64-unknown-linux-gnu loadonce-agent
+	rm -rf target/image/packages
+	OUT=target/image/packages ONLY="loadonce-agent loadonce-onnxruntime loadonce-backbone-sense-tiny" \
+		deploy/debian/build aarch64-unknown-linux-gnu
+	deploy/image/build target/image/packages/*.deb
 
 # CPU chooses the processor (cortex-a72).
-test-image: image onnxruntime
-	@tests/prepare test
-	cargo build --release --locked -p loadonce-aggregator -p loadonce-tests --bin loadonce-aggregator --bin image
+test-image: image harsh
 	target/release/image
 
 clean:

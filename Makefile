@@ -36,9 +36,9 @@ export SEED ?= 1
 TARGET ?= aarch64-unknown-linux-gnu
 SCHEDULES ?= 200000
 
-.PHONY: help demo test build onnxruntime models models-report bench-backbone bench-codec bench-rounds test- \
-	aarch64 explore bench-fleet bench-idle packages test-packages test-broker soak fuzz mutate bad-line harsh image \
-	image-of-packages test-image cross cross-check reproduce budgets clean
+.PHONY: help demo test build onnxruntime models models-report bench-backbone bench-codec bench-rounds \
+	test-aarch64 explore bench-fleet bench-idle packages test-packages test-broker soak fuzz mutate bad-line harsh \
+	image test-image cross cross-check reproduce budgets clean
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -153,23 +153,18 @@ test-broker: onnxruntime
 	cargo build --locked -p loadonce-agent -p loadonce-aggregator
 	cargo test --locked -p loadonce-tests --test broker --test metrics -- --include-ignored --nocapture
 
-IMAGE_PACKAGES = $(foreach name,loadonce-agent loadonce-onnxruntime loadonce-backbone-sense-tiny, \
-	$(lastword $(sort $(wildcard target/packages/$(name)_*_arm64.deb target/packages/$(name)_*_all.deb))))
-
 # REFRESH=1 fetches Debian again, and with it its security updates.
 image:
 	@tests/prepare build
 	@tests/prepare image
-	$(MAKE) packages TARGET=aarch64-unknown-linux-gnu
-	$(MAKE) image-of-packages
-
-image-of-packages:
-	deploy/image/build $(IMAGE_PACKAGES)
+	cross/build aarch64-unknown-linux-gnu loadonce-agent
+	rm -rf target/image/packages
+	OUT=target/image/packages ONLY="loadonce-agent loadonce-onnxruntime loadonce-backbone-sense-tiny" \
+		deploy/debian/build aarch64-unknown-linux-gnu
+	deploy/image/build target/image/packages/*.deb
 
 # CPU chooses the processor (cortex-a72).
-test-image: image onnxruntime
-	@tests/prepare test
-	cargo build --release --locked -p loadonce-aggregator -p loadonce-tests --bin loadonce-aggregator --bin image
+test-image: image harsh
 	target/release/image
 
 clean:

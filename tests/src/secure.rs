@@ -31,15 +31,21 @@ pub fn now() -> u64 {
 impl SecureSite {
     /// With these tasks; the aggregator is not started yet.
     pub fn new(tasks: &[Task]) -> Self {
+        Self::seen_as(tasks, None)
+    }
+
+    /// The same for gateways that see broker and aggregator at another host, at its ports 8883 and 8884.
+    pub fn seen_as(tasks: &[Task], host: Option<&str>) -> Self {
         let folder = TempDir::new().expect("the system has a folder for temporary files");
         let endpoint = format!("127.0.0.1:{}", free_port());
         for task in tasks {
             let path = folder.path().join(format!("{}.toml", task.name));
             fs::write(path, task.toml()).expect("a temporary folder can be written");
         }
-        write_config(folder.path(), tasks, &endpoint, 1);
-        let made =
-            run(folder.path(), &["site", "init", "--broker-host", "127.0.0.1", "--broker-host", "localhost"]);
+        write_config(folder.path(), tasks, &endpoint, 1, host);
+        let hosts = ["127.0.0.1", "localhost"].into_iter().chain(host);
+        let init = ["site", "init"].into_iter().chain(hosts.flat_map(|host| ["--broker-host", host]));
+        let made = run(folder.path(), &init.collect::<Vec<_>>());
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         let tls = folder.path().join("aggregator-state/tls");
         let rules = programs::root().join("deploy/mosquitto/acl");
@@ -52,7 +58,7 @@ impl SecureSite {
                 rules.display()
             ),
         );
-        write_config(folder.path(), tasks, &endpoint, broker.port);
+        write_config(folder.path(), tasks, &endpoint, broker.port, host);
         Self { broker, endpoint, folder }
     }
 
@@ -126,13 +132,15 @@ impl SecureSite {
     }
 }
 
-fn write_config(folder: &Path, tasks: &[Task], endpoint: &str, port: u16) {
+fn write_config(folder: &Path, tasks: &[Task], endpoint: &str, port: u16, host: Option<&str>) {
+    let seen = host.map(|host| format!("address = \"{host}:8884\"\nbroker = \"mqtts://{host}:8883\"\n"));
     let names: Vec<_> = tasks.iter().map(|task| format!("\"{}.toml\"", task.name)).collect();
     let text = format!(
         "site = \"{SITE}\"\nbroker = \"mqtts://127.0.0.1:{port}\"\nstate = \"aggregator-state\"\ntasks = [{}]\n\
-         backbones = [{{ bundle = {:?} }}]\n[enrol]\nlisten = \"{endpoint}\"\n",
+         backbones = [{{ bundle = {:?} }}]\n[enrol]\nlisten = \"{endpoint}\"\n{}",
         names.join(", "),
         programs::bundle(),
+        seen.unwrap_or_default(),
     );
     fs::write(folder.join("aggregator.toml"), text).expect("a temporary folder can be written");
 }

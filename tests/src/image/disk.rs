@@ -4,7 +4,7 @@
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use crate::programs::system;
 
@@ -38,14 +38,10 @@ impl Disk {
 
     /// Writes `text` as a file of the boot partition, as a person with a card reader would.
     pub fn write(&self, name: &str, text: &str) {
+        let copy = self.path.with_extension("file");
+        fs::write(&copy, text).expect("a temporary folder can be written");
         let mcopy = system("mcopy", "mtools");
-        let mut command = Command::new(mcopy);
-        command.args(["-o", "-i"]).arg(self.boot()).arg("-").arg(format!("::{name}")).stdin(Stdio::piped());
-        let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        let mut stdin = child.stdin.take().expect("standard input was piped");
-        stdin.write_all(text.as_bytes()).expect("mcopy reads its input");
-        drop(stdin);
-        assert!(child.wait().expect("a child can be waited for").success(), "{command:?} failed");
+        run(Command::new(mcopy).args(["-o", "-i"]).arg(self.boot()).arg(&copy).arg(format!("::{name}")));
     }
 
     /// Reads a file of the boot partition; nothing where there is none.
@@ -60,7 +56,7 @@ impl Disk {
     pub fn append_options(&self, options: &str) {
         let mdir = system("mdir", "mtools");
         let list = run(Command::new(mdir).args(["-b", "-i"]).arg(self.boot()).arg("::loader/entries"));
-        for entry in list.lines().filter_map(|line| line.strip_prefix("::/")) {
+        for entry in list.lines().filter_map(|line| line.trim().strip_prefix("::/")) {
             let text = self.read(entry).expect("a listed file can be read");
             let line = |line: &str| match line.strip_prefix("options ") {
                 Some(old) => format!("options {old} {options}\n"),

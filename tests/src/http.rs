@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use crate::wait::PATIENCE;
+use crate::wait::patience;
 
 /// Status and body of `GET path` at `at` (host and port).
 ///
@@ -12,7 +12,7 @@ use crate::wait::PATIENCE;
 pub fn get(at: &str, path: &str) -> Result<(u16, String), String> {
     let ask = || {
         let mut stream = TcpStream::connect(at)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(patience()))?;
         write!(stream, "GET {path} HTTP/1.0\r\nHost: {at}\r\nConnection: close\r\n\r\n")?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;

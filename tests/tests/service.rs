@@ -43,8 +43,12 @@ impl Manager {
         lines
     }
 
+    /// Waits for a line, or finds that it has come.
     fn wait(&mut self, what: &str, wanted: impl Fn(&str) -> bool) {
-        until(what, || self.listen().iter().any(|line| wanted(line)).then_some(()));
+        until(what, || {
+            self.listen();
+            self.heard.iter().any(|line| wanted(line)).then_some(())
+        });
     }
 
     fn life_signs(&mut self, count: usize) {

@@ -82,7 +82,8 @@ impl Driver {
                 self.waiting.reset();
             }
             let retry_in = self.waiting.pause();
-            tracing::info!(broker = %self.config.broker, %reason, ?retry_in, "link is down");
+            // The owner says it to a person, once.
+            tracing::debug!(broker = %self.config.broker, %reason, ?retry_in, "link is down");
             self.outlet.push(Event::Disconnected { reason, retry_in });
             if self.wait(Instant::now() + retry_in).await.is_err() {
                 break;

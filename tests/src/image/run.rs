@@ -97,6 +97,8 @@ pub fn run(options: &Options) -> Value {
     let disk = Disk::flash(&options.image, &folder);
     // The console is where the test sees the agent's log.
     disk.append_options("systemd.journald.forward_to_console=1 systemd.journald.max_level_console=debug");
+    // A busy host makes a slow machine.
+    disk.append_options("systemd.default_timeout_start_sec=900 udev.event_timeout=900");
     disk.write("loadonce.toml", "data_password = \"of the sensors\"\ntoken = lo1.here\n");
     let begun = Instant::now();
     let endpoint = site.endpoint.rsplit(':').next().and_then(|port| port.parse().ok());

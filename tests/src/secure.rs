@@ -100,12 +100,13 @@ impl SecureSite {
         let spool = self.folder().join(format!("{name}-spool"));
         fs::create_dir_all(&spool).expect("a temporary folder can be made");
         let text = format!(
-            "state = {:?}\nuplink = {{ broker = \"{}\", backoff_cap_s = 1 }}\n{more}\n\
-             [backbone]\nbundle = {:?}\nlibrary = {:?}\n[spool]\nfolder = {spool:?}\n",
-            self.state(name),
+            "state = \"{}\"\nuplink = {{ broker = \"{}\", backoff_cap_s = 1 }}\n{more}\n\
+             [backbone]\nbundle = \"{}\"\nlibrary = \"{}\"\n[spool]\nfolder = \"{}\"\n",
+            self.state(name).display(),
             self.url(),
-            programs::bundle(),
-            programs::onnxruntime(),
+            programs::bundle().display(),
+            programs::onnxruntime().display(),
+            spool.display(),
         );
         launch(self.folder(), name, programs::agent(), &text, self.state(name), None)
     }
@@ -137,9 +138,9 @@ fn write_config(folder: &Path, tasks: &[Task], endpoint: &str, port: u16, host: 
     let names: Vec<_> = tasks.iter().map(|task| format!("\"{}.toml\"", task.name)).collect();
     let text = format!(
         "site = \"{SITE}\"\nbroker = \"mqtts://127.0.0.1:{port}\"\nstate = \"aggregator-state\"\ntasks = [{}]\n\
-         backbones = [{{ bundle = {:?} }}]\n[enrol]\nlisten = \"{endpoint}\"\n{}",
+         backbones = [{{ bundle = \"{}\" }}]\n[enrol]\nlisten = \"{endpoint}\"\n{}",
         names.join(", "),
-        programs::bundle(),
+        programs::bundle().display(),
         seen.unwrap_or_default(),
     );
     fs::write(folder.join("aggregator.toml"), text).expect("a temporary folder can be written");

@@ -10,12 +10,12 @@ fn check(provider: &str) -> Output {
     let folder = TempDir::new().expect("the system has a folder for temporary files");
     let path = folder.path().join("agent.toml");
     let text = format!(
-        "site = \"plant\"\ngateway = \"g1\"\nstate = {:?}\n\
-         [backbone]\nbundle = {:?}\nlibrary = {:?}\nprovider = \"{provider}\"\n\
+        "site = \"plant\"\ngateway = \"g1\"\nstate = \"{}\"\n\
+         [backbone]\nbundle = \"{}\"\nlibrary = \"{}\"\nprovider = \"{provider}\"\n\
          [uplink]\nbroker = \"mqtt://127.0.0.1:1\"\n[trust]\nfirst_use = true\n",
-        folder.path().join("state"),
-        programs::bundle(),
-        programs::onnxruntime(),
+        folder.path().join("state").display(),
+        programs::bundle().display(),
+        programs::onnxruntime().display(),
     );
     fs::write(&path, text).expect("a temporary folder can be written");
     let mut command = Command::new(programs::agent());

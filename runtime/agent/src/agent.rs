@@ -229,11 +229,10 @@ impl Agent {
     pub fn on_readings(&mut self, readings: &Readings, now_ms: u64, out: &mut Vec<Outgoing>) {
         if self.power.observe(now_ms, readings) {
             self.report_due = true;
-            match self.power.paused() {
-                Some((cause, why)) => {
-                    tracing::warn!(cause = cause.word(), why, "training pauses; answers go on");
-                }
-                None => tracing::info!("training goes on"),
+            if let Some((cause, why)) = self.power.paused() {
+                tracing::warn!(cause = cause.word(), why, "training pauses; answers go on");
+            } else {
+                tracing::info!("training goes on");
             }
         }
         let cause = self.power.paused().map(|(cause, _)| cause);

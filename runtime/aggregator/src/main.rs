@@ -76,7 +76,7 @@ fn main() -> ExitCode {
                     eprintln!(
                         "loadonce-aggregator: {error}; run `loadonce site init`, or name the files under `[tls]`"
                     );
-                    return ExitCode::from(2);
+                    return ExitCode::from(exit::CONFIGURATION);
                 }
             }
         }

@@ -142,6 +142,10 @@ enum Input {
 /// Runs until SIGINT or SIGTERM. Needs a tokio runtime with time and I/O.
 ///
 /// The core has a thread of its own, so that the link goes on reading while a batch is made durable.
+#[expect(
+    clippy::missing_panics_doc,
+    reason = "a configuration that was read has certificates where it has `[enrol]`"
+)]
 pub async fn run(config: Config) -> Result<(), RunError> {
     let start = Instant::now();
     let identity = identity(&config.state)?;
@@ -444,11 +448,10 @@ impl Desk {
         let admissible = |name: &str, key: &PublicKey, replaces| core.may_enrol(name, key, replaces);
         let Handled { answer, gateway, refused, admitted } =
             registrar.handle(&incoming.request, incoming.certificate.as_ref(), now, &admissible);
-        match &refused {
-            Some((refusal, why)) => {
-                tracing::warn!(gateway, from = %incoming.from, refusal = refusal.word(), why, "enrolment refused");
-            }
-            None => tracing::info!(gateway, from = %incoming.from, "enrolment: a gateway was served"),
+        if let Some((refusal, why)) = &refused {
+            tracing::warn!(gateway, from = %incoming.from, refusal = refusal.word(), why, "enrolment refused");
+        } else {
+            tracing::info!(gateway, from = %incoming.from, "enrolment: a gateway was served");
         }
         if let Some((name, key)) = admitted {
             tracing::info!(gateway = name, key = encode_hex(&key), "enrolled");

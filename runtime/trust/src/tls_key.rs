@@ -52,11 +52,13 @@ impl TlsKey {
     }
 
     /// The public key.
+    #[expect(clippy::missing_panics_doc, reason = "the length is the curve's")]
     pub fn public(&self) -> TlsPublicKey {
         self.pair.public_key().as_ref().try_into().expect("a point of P-256 has 65 bytes")
     }
 
     /// Signs `domain ‖ message`.
+    #[expect(clippy::missing_panics_doc, reason = "the length is the curve's")]
     pub fn sign(&self, domain: &[u8], message: &[u8]) -> Result<[u8; 64], NoRandomness> {
         let signed = self.pair.sign(&SystemRandom::new(), &[domain, message].concat());
         let signature = signed.map_err(|_| NoRandomness)?;
@@ -72,6 +74,7 @@ pub fn verify_tls_key(key: &TlsPublicKey, domain: &[u8], message: &[u8], signatu
 }
 
 /// SHA-256 of a DER certificate, as `openssl x509 -fingerprint -sha256` shows it.
+#[expect(clippy::missing_panics_doc, reason = "the length is the digest's")]
 pub fn fingerprint(certificate: &[u8]) -> [u8; 32] {
     let digest = ring::digest::digest(&ring::digest::SHA256, certificate);
     digest.as_ref().try_into().expect("SHA-256 has 32 bytes")

@@ -3,7 +3,8 @@
 use loadonce_agent::enrol::Current;
 use loadonce_trust::enrol::{Answer, Request, encode_confirm, encode_enrol, encode_renew};
 use loadonce_trust::{
-    CertificateFacts, Identity, TlsKey, Token, certificates_from_pem, decode_hex, key_from_pem, to_pem,
+    CertificateFacts, Identity, TlsKey, Token, certificates_from_pem, decode_hex, encode_hex, key_from_pem,
+    to_pem,
 };
 
 use super::seed;
@@ -25,7 +26,7 @@ pub(super) fn run(data: &[u8]) {
         }
         // The checksum made true.
         1 => {
-            let text = rest.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+            let text = encode_hex(rest);
             let _id = decode_hex::<32>(&text);
             let names =
                 rest.chunks(64).map(|name| String::from_utf8_lossy(name).into_owned()).collect::<Vec<_>>();

@@ -105,7 +105,7 @@ impl Disk {
 
 /// First and behind last byte of a partition, from the GUID partition table (UEFI specification, 5.3).
 fn partition(card: &mut File, name: &str) -> Option<(u64, u64)> {
-    let mut head = [0; 34 * SECTOR as usize];
+    let mut head = vec![0; 34 * SECTOR as usize];
     card.seek(SeekFrom::Start(0)).ok()?;
     card.read_exact(&mut head).ok()?;
     head[2 * SECTOR as usize..].chunks_exact(128).find_map(|entry| {

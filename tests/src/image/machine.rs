@@ -2,6 +2,7 @@
 //! and nothing else.
 
 use std::env;
+use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -130,7 +131,7 @@ fn launch(
     let mut network = format!("user,id=n0,restrict=on,hostfwd=tcp:127.0.0.1:{data_port}-:{DATA_PORT}");
     for (guest, host) in forwards {
         // qemu starts one of these for each connection.
-        network += &format!(",guestfwd=tcp:{HOST}:{guest}-cmd:{} relay {host}", own.display());
+        let _infallible = write!(network, ",guestfwd=tcp:{HOST}:{guest}-cmd:{} relay {host}", own.display());
     }
     let mut command =
         Command::new(system("qemu-system-aarch64", "qemu-system-arm (from bookworm-backports)"));

@@ -92,7 +92,7 @@ fn train(take: &Receiver<Training>, wanted: &AtomicU64, back: &Sender<Work>) {
 fn step_back() {
     let Err(error) = sched_idle() else { return };
     match rustix::process::setpriority_process(None, 19) {
-        Ok(_) => tracing::info!(%error, "no idle scheduling here; training runs at nice 19"),
+        Ok(()) => tracing::info!(%error, "no idle scheduling here; training runs at nice 19"),
         Err(nice) => tracing::warn!(%error, %nice, "training runs at the usual priority"),
     }
 }

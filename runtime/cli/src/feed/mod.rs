@@ -50,7 +50,7 @@ pub struct Options {
     /// Broker of the gateway's data plane
     #[arg(long, value_name = "URL", default_value = "mqtt://127.0.0.1:1883")]
     broker: String,
-    /// For a broker at mqtts://: PEM file of the CA that signed its certificate
+    /// For a broker that speaks TLS: PEM file of the CA that signed its certificate
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
     /// PEM file of the certificate to show the broker

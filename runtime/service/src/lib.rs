@@ -2,7 +2,7 @@
 //! there is none: when it is ready, that its work goes on, how its log lines are to be read, and with which code
 //! it ends.
 //!
-//! - [`Notify`]: readiness, status and life signs over the notification socket (sd_notify(3)).
+//! - [`Notify`]: readiness, status and life signs over the notification socket (`sd_notify(3)`).
 //! - [`log`]: a log for a terminal or for the journal.
 //! - [`exit`]: the codes, which the units know.
 //! - [`config_path`]: a configuration that only root and the service manager may read.

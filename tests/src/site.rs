@@ -239,7 +239,7 @@ impl Site {
             "site = \"{SITE}\"\ngateway = \"{name}\"\nstate = \"{}\"\n\
              [backbone]\nbundle = {:?}\nlibrary = \"{}\"\n\
              [uplink]\nbroker = \"{}\"\nbackoff_cap_s = 1\n{}[trust]\nfirst_use = true\n{}\
-             [power]\nscheduling = \"{}\"\nsettle_s = 1\nsysfs = {:?}\n",
+             [power]\nscheduling = \"{}\"\nsettle_s = 1\nsysfs = \"{}\"\n",
             self.state(name).display(),
             options.bundles,
             options.library.display(),
@@ -247,7 +247,7 @@ impl Site {
             data.unwrap_or_default(),
             spool.unwrap_or_default(),
             if options.idle { "idle" } else { "normal" },
-            self.sys(),
+            self.sys().display(),
         )
     }
 

@@ -182,8 +182,10 @@ fn certificates_in_place_by_hand_serve_and_an_expired_one_is_told_once() {
         let (certificate, key) = files.identity.clone().expect("it was signed");
         format!(
             "site = \"plant\"\ngateway = \"press-1\"\n[trust]\nfirst_use = true\n\
-             [tls]\nca = {:?}\ncertificate = {certificate:?}\nkey = {key:?}",
-            files.ca
+             [tls]\nca = \"{}\"\ncertificate = \"{}\"\nkey = \"{}\"",
+            files.ca.display(),
+            certificate.display(),
+            key.display()
         )
     };
     let good = site.sign("by-hand", Subject::Gateway("press-1"), now(), 30);

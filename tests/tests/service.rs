@@ -133,10 +133,11 @@ fn an_aggregator_that_hangs_stops_its_life_signs() {
     let task = site.folder().join("digits.toml");
     fs::write(&task, digits(1, 1, 10).toml()).expect("the folder is ours");
     let text = format!(
-        "site = \"plant\"\nbroker = \"{}\"\nstate = {:?}\ntasks = [{task:?}]\n[[backbones]]\nbundle = {:?}\n",
+        "site = \"plant\"\nbroker = \"{}\"\nstate = \"{}\"\ntasks = [\"{}\"]\n[[backbones]]\nbundle = \"{}\"\n",
         site.broker.url(),
-        site.state("aggregator"),
-        programs::bundle(),
+        site.state("aggregator").display(),
+        task.display(),
+        programs::bundle().display(),
     );
     fs::write(&config, text).expect("the folder is ours");
     let log = site.folder().join("own.log");

@@ -190,7 +190,7 @@ fn status(agent: &Program, key: &str) -> f64 {
     kilobytes * 1024.0
 }
 
-/// Makes the kernel begin `VmHWM` anew (proc(5), clear_refs).
+/// Makes the kernel begin `VmHWM` anew (proc(5), `clear_refs`).
 fn forget_peak(agent: &Program) {
     let path = format!("/proc/{}/clear_refs", agent.process.pid().as_raw_nonzero());
     fs::write(path, "5").expect("the peak of an own process can be reset");

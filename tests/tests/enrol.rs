@@ -72,7 +72,10 @@ fn gateways_enrol_learn_and_are_told_apart_from_thieves() {
     wait_enrol(&mut aggregator, "confirmed", 2);
     let figures = aggregator.figures();
     assert_eq!(figures["enrol"]["issued"], 2, "{figures}");
-    assert_eq!(aggregator.task("digits")["participants"], serde_json::json!([2]));
+    aggregator.wait("both are in version 1", |figures| {
+        let tasks = figures["tasks"].as_array().cloned().unwrap_or_default();
+        tasks.iter().any(|task| task["name"] == "digits" && task["participants"] == serde_json::json!([2]))
+    });
     let list = text(&site.loadonce(&["gateway", "list"]));
     assert!(list.contains("press-1") && list.contains("certificate valid until"), "{list}");
 

@@ -144,6 +144,8 @@ impl Sender<'_> {
             .publish(&topic_of(&format!("gw/{GATEWAY}/state")), &br#"{"state":"down","incarnation":0}"#[..]);
         self.client.wait(heard, "/state", |m| m.json()["state"] == "up" && m.json()["incarnation"] == 1);
         let told = agent.figures()["uptime_s"].as_f64();
+        // Figures are written when something happened: here one refusal more.
+        self.client.publish(&topic_of(&format!("gw/{GATEWAY}/down")), &b"no frame"[..]);
         agent.wait("its figures are new", |figures| figures["uptime_s"].as_f64() > told);
     }
 }

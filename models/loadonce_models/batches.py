@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from . import pictures, signals
 from .preprocess import LENGTH, PATCH, SIDE, picture_ids, resample, tile, window_ids
@@ -67,7 +69,7 @@ def windows(rng: np.random.Generator) -> Batch:
     x = _faded(batch.x.reshape(-1, length), rng)
     patches, ids = torch.tensor(x).view(len(x), -1, PATCH), torch.tensor(window_ids(length))
     return Batch(
-        patches, ids.expand(len(x), -1), _covered(rng, patches.shape[:2]), _labels(batch, resample(x, 16))
+        patches, ids.repeat(len(x), 1), _covered(rng, patches.shape[:2]), _labels(batch, resample(x, 16))
     )
 
 
@@ -80,7 +82,7 @@ def planes(rng: np.random.Generator, progress: float) -> Batch:
     x = _faded(batch.x.reshape(-1, side, side), rng)
     sketch = np.swapaxes(resample(np.swapaxes(resample(x, 8), 1, 2), 8), 1, 2).reshape(len(x), -1)
     patches = torch.tensor(np.ascontiguousarray(tile(x)))
-    ids = torch.tensor(picture_ids(side)).expand(len(x), -1)
+    ids = torch.tensor(picture_ids(side)).repeat(len(x), 1)
     if not whole:
         kept = torch.tensor(rng.random(ids.shape)).argsort(1)[:, : KEPT[side]]
         patches, ids = patches.gather(1, kept[..., None].expand(-1, -1, PATCH)), ids.gather(1, kept)
@@ -90,3 +92,21 @@ def planes(rng: np.random.Generator, progress: float) -> Batch:
 def fresh(modality: str, rng: np.random.Generator, progress: float) -> Batch:
     """One batch; `progress` on 0..1 decides whether pictures are whole."""
     return windows(rng) if modality == "window" else planes(rng, progress)
+
+
+class Steps(Dataset):
+    """Item `step` holds the batches of that optimizer step by modality, the same wherever it is made."""
+
+    def __init__(self, modalities: list[str], seed: int, steps: int):
+        self.modalities, self.seed, self.steps = modalities, seed, steps
+
+    def __getitem__(self, step: int) -> dict[str, Batch]:
+        rng = np.random.default_rng([self.seed, step])
+        return {modality: fresh(modality, rng, step / self.steps) for modality in self.modalities}
+
+
+def ahead(steps: Steps, first: int, workers: int) -> Iterator[dict[str, Batch]]:
+    """The batches from step `first` on; `workers` processes make them beforehand, none makes them when asked."""
+    more = {"prefetch_factor": 4, "pin_memory": True} if workers else {}
+    # The order of the sampler is kept, so that the run does not depend on the workers.
+    return iter(DataLoader(steps, batch_size=None, sampler=range(first, steps.steps), num_workers=workers, **more))

@@ -49,9 +49,10 @@ def render(figures: dict) -> str:
     """The figures as Markdown."""
     total = sum(figures["files"].values())
     run = figures["pretrain"]
+    took = f"{run['cpu_minutes']} CPU-minutes" if run["cpu_minutes"] else f"{run['wall_minutes']} minutes"
     text = [
         f"Fingerprint `{figures['fingerprint']}`.",
-        f"Pretraining: {run['cpu_minutes']} CPU-minutes on {run['device']}, {run['steps']} steps, seed {run['seed']}, "
+        f"Pretraining: {took} on {run['device']}, {run['steps']} steps, seed {run['seed']}, "
         f"products in {'bf16' if run['bf16'] else 'fp32'}; teacher: {run['teacher'] or 'none'}.\n",
         "### Files\n",
         _table(["file", "bytes"], [[n, f"{s:,}"] for n, s in [*figures["files"].items(), ("together", total)]]),

@@ -60,12 +60,15 @@ def losses(
     paint = heads.paint(heads.norm(last))
     gap = (paint - patches).square().mean(-1)
     out = {"paint": (gap * hide).sum() / hide.sum().clamp(min=1)}
-    known, pitched = labels["detail"] >= 0, ~torch.isnan(labels["pitch"])
+    # Masks, not selections: a selection's size would have to be waited for on a GPU.
+    detail_of, known = labels["detail"].long(), labels["detail"] >= 0
+    pitched = ~torch.isnan(labels["pitch"])
+    pitch_of = labels["pitch"].nan_to_num()
     parts: dict[str, list[Tensor]] = {"family": [], "detail": [], "pitch": [], "contrast": [], "sketch": []}
     for k, p in enumerate(pooled):
         parts["family"].append(F.cross_entropy(heads.family[k](p), labels["family"]))
-        detail = F.cross_entropy(heads.detail[k](p[known]), labels["detail"][known], reduction="sum")
-        pitch = F.smooth_l1_loss(heads.pitch[k](p[pitched])[:, 0], labels["pitch"][pitched], reduction="sum")
+        detail = F.cross_entropy(heads.detail[k](p), detail_of, ignore_index=-1, reduction="sum")
+        pitch = (F.smooth_l1_loss(heads.pitch[k](p)[:, 0], pitch_of, reduction="none") * pitched).sum()
         # A small batch may hold no sample that has one.
         parts["detail"].append(detail / known.sum().clamp(min=1))
         parts["pitch"].append(pitch / pitched.sum().clamp(min=1))

@@ -17,7 +17,6 @@ import os
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -70,14 +69,14 @@ class Run:
         matrices = [p for p in parameters if p.ndim > 1]
         vectors = [p for p in parameters if p.ndim < 2]
         groups = [{"params": matrices, "weight_decay": 0.02}, {"params": vectors, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=PEAK_RATE[scale], betas=(0.9, 0.98))
+        self.optimizer = torch.optim.AdamW(groups, lr=PEAK_RATE[scale], betas=(0.9, 0.98), fused=device == "cuda")
         self.bf16 = fast_bf16(device)
-        self.step, self.cpu_s = 0, 0.0
+        self.step, self.cpu_s, self.wall_s = 0, 0.0, 0.0
 
     def _parts(self, modality: str, batch: batches.Batch) -> dict[str, Tensor]:
         heads = self.heads[modality]
-        patches, ids, hide = (part.to(self.device) for part in batch[:3])
-        labels = {name: value.to(self.device) for name, value in batch.labels.items()}
+        patches, ids, hide = (part.to(self.device, non_blocking=True) for part in batch[:3])
+        labels = {name: value.to(self.device, non_blocking=True) for name, value in batch.labels.items()}
         with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
             exits = [h.float() for h in self.net(patches, ids, hide, heads.cover)]
         pooled = [pool(h) for h in exits]
@@ -87,18 +86,16 @@ class Run:
                 parts["teacher"] = self.teacher.loss(pooled, patches, ids)
         return parts
 
-    def advance(self) -> dict[str, float]:
-        """One optimizer step on a window batch and a picture batch."""
-        rng = np.random.default_rng([self.seed, self.step])
-        progress = self.step / self.steps
+    def advance(self, step: dict[str, batches.Batch]) -> dict[str, Tensor]:
+        """One optimizer step on a window batch and a picture batch; the losses stay where they were computed."""
         for group in self.optimizer.param_groups:
-            group["lr"] = _rate(PEAK_RATE[self.scale], self.step, progress)
+            group["lr"] = _rate(PEAK_RATE[self.scale], self.step, self.step / self.steps)
         self.optimizer.zero_grad()
         seen = {}
-        for modality in self.heads:
-            parts = self._parts(modality, batches.fresh(modality, rng, progress))
-            (total(parts) / len(self.heads)).backward()
-            seen |= {f"{modality} {name}": value.item() for name, value in parts.items()}
+        for modality, batch in step.items():
+            parts = self._parts(modality, batch)
+            (total(parts) / len(step)).backward()
+            seen |= {f"{modality} {name}": value.detach() for name, value in parts.items()}
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         self.step += 1
@@ -107,7 +104,8 @@ class Run:
     def save(self, path: Path) -> None:
         """Writes a checkpoint; the rename keeps the older one whole if this is interrupted."""
         state = {"net": self.net.state_dict(), "heads": self.heads.state_dict(), "step": self.step}
-        state |= {"optimizer": self.optimizer.state_dict(), "cpu_s": self.cpu_s, "steps": self.steps}
+        state |= {"optimizer": self.optimizer.state_dict(), "steps": self.steps}
+        state |= {"cpu_s": self.cpu_s, "wall_s": self.wall_s}
         if self.teacher:
             state["readouts"] = self.teacher.heads.state_dict()
         torch.save(state, path.with_suffix(".new"))
@@ -117,13 +115,13 @@ class Run:
         """Goes on from a checkpoint of the same plan."""
         state = torch.load(path, map_location=self.device)
         if state["steps"] != self.steps:
-            raise SystemExit(f"{path} is of a run of {state['steps']} steps, not {self.steps}; remove it or ask for those")
+            raise SystemExit(f"{path} is of {state['steps']} steps, not {self.steps}; remove it or ask for those")
         self.net.load_state_dict(state["net"])
         self.heads.load_state_dict(state["heads"])
         if self.teacher:
             self.teacher.heads.load_state_dict(state["readouts"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.cpu_s = state["step"], state["cpu_s"]
+        self.step, self.cpu_s, self.wall_s = state["step"], state["cpu_s"], state["wall_s"]
 
 
 def weights(net: Sense) -> dict[str, Tensor]:
@@ -131,24 +129,24 @@ def weights(net: Sense) -> dict[str, Tensor]:
     return {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
 
 
-def train(run: Run, out: Path) -> None:
+def train(run: Run, out: Path, workers: int) -> None:
     """Runs to the last step, with progress and checkpoints."""
     checkpoint = out / "checkpoint.pt"
     save_file(weights(run.net), out / "random.safetensors")
     if checkpoint.exists():
         run.load(checkpoint)
         print(f"goes on from step {run.step}", flush=True)
-    before, first, cpu0, start = run.cpu_s, run.step, time.process_time(), time.monotonic()
+    before, first, cpu0, start = (run.cpu_s, run.wall_s), run.step, time.process_time(), time.monotonic()
     saved, seen = start, {}
-    while run.step < run.steps:
-        for name, value in run.advance().items():
+    for step in batches.ahead(batches.Steps(list(run.heads), run.seed, run.steps), run.step, workers):
+        for name, value in run.advance(step).items():
             seen.setdefault(name, []).append(value)
         now = time.monotonic()
-        run.cpu_s = before + time.process_time() - cpu0
+        run.cpu_s, run.wall_s = before[0] + time.process_time() - cpu0, before[1] + now - start
         if run.step % REPORT_EVERY == 0:
             left = (now - start) / (run.step - first) * (run.steps - run.step) / 60
-            means = " ".join(f"{name} {np.mean(values):.3f}" for name, values in seen.items())
-            print(f"step {run.step}/{run.steps} cpu {run.cpu_s:.0f}s, {left:.0f} min left: {means}", flush=True)
+            means = " ".join(f"{name} {torch.stack(values).mean():.3f}" for name, values in seen.items())
+            print(f"step {run.step}/{run.steps} {run.wall_s:.0f} s, {left:.0f} min left: {means}", flush=True)
             seen.clear()
         if now - saved > CHECKPOINT_EVERY_S or run.step == run.steps:
             run.save(checkpoint)
@@ -164,15 +162,18 @@ def main() -> None:
     parser.add_argument("--teacher", type=Path, help="build folder of a larger scale to distil from")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--workers", type=int, help="processes that generate data; beside a CUDA device 6, else none")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    workers = args.workers if args.workers is not None else 6 * (device == "cuda")
     teacher = Teacher(args.teacher, device) if args.teacher else None
     run = Run(args.scale, args.steps or STEPS[args.scale], args.seed, device, teacher)
     print(f"{args.scale} on {device}, {'bf16' if run.bf16 else 'fp32'} products, {run.steps} steps", flush=True)
-    train(run, args.out)
-    summary = {"scale": args.scale, "cpu_minutes": round(run.cpu_s / 60, 2), "steps": run.step, "seed": args.seed}
+    train(run, args.out, workers)
+    summary = {"scale": args.scale, "wall_minutes": round(run.wall_s / 60, 2), "steps": run.step, "seed": args.seed}
+    summary |= {"cpu_minutes": round(run.cpu_s / 60, 2) if device == "cpu" else None}
     summary |= {"device": device, "bf16": run.bf16, "teacher": args.teacher.name if args.teacher else None}
     (args.out / "pretrain.json").write_text(json.dumps(summary) + "\n")
     print(summary)

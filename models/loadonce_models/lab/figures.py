@@ -76,7 +76,6 @@ def exits(name: str, bundle: Bundle, result: Entry, latency: list[Entry]) -> lis
     for recipe, labels in dict.fromkeys((d["recipe"], d["labels"]) for d in draws):
         early = [d["early"] for d in draws if (d["recipe"], d["labels"]) == (recipe, labels)]
         shares = [stats.mean(column) for column in zip(*(e["shares"] for e in early), strict=True)]
-        spent, how = _spent(protocol()["sets"][name], bundle.name, shares, latency)
         out.append(
             {
                 "name": name,
@@ -90,15 +89,19 @@ def exits(name: str, bundle: Bundle, result: Entry, latency: list[Entry]) -> lis
                 "mean_exit": round(stats.mean([e["mean_exit"] for e in early]), 4),
                 "shares": [round(share, 5) for share in shares],
                 "mean_depth": round(sum(s * (k + 1) for k, s in enumerate(shares)) / len(shares), 4),
-                "speedup": round(1 / spent, 3),
-                "saved_time": round(1 - spent, 4),
-                "speedup_by": how,
+                **_saved(protocol()["sets"][name], bundle.name, shares, latency),
                 "loss_points": round(100 * stats.mean([e["figure_last"] - e["figure"] for e in early]), 3),
                 "disagreement": round(stats.mean([e["disagreement"] for e in early]), 5),
                 "on": round(stats.mean([float(e["threshold"] <= 1) for e in early]), 3),
             }
         )
     return out
+
+
+def _saved(spec: Entry, backbone: str, shares: list[float], latency: list[Entry]) -> Entry:
+    """How much faster early exits are in the mean, and what it is computed from."""
+    spent, how = _spent(spec, backbone, shares, latency)
+    return {"speedup": round(1 / spent, 3), "saved_time": round(1 - spent, 4), "speedup_by": how}
 
 
 def _spent(spec: Entry, backbone: str, shares: list[float], latency: list[Entry]) -> tuple[float, str]:
@@ -123,7 +126,6 @@ def exits_of_kinds(report: Entry, latency: list[Entry]) -> list[Entry]:
             if early is None or entry["recipe"] != "moments":
                 continue
             spec = protocol()[kind][group][entry["name"]]
-            spent, how = _spent(spec, entry["backbone"], early["shares"], latency)
             # A forecast's figure is an error: what is lost is its rise, in percent of the last exit's.
             lost = early["figure_last"] - early["figure"]
             if kind == "forecast":
@@ -139,9 +141,7 @@ def exits_of_kinds(report: Entry, latency: list[Entry]) -> list[Entry]:
                     **{key: early[key] for key in ("calibrated_on", "measured_on", "shares", "disagreement")},
                     "mean_exit": round(early["mean_exit"], 4),
                     "mean_depth": round(early["mean_exit"] / len(early["shares"]), 4),
-                    "speedup": round(1 / spent, 3),
-                    "saved_time": round(1 - spent, 4),
-                    "speedup_by": how,
+                    **_saved(spec, entry["backbone"], early["shares"], latency),
                     "loss_points": round(100 * lost, 3),
                     "on": float(early["threshold"] <= 1),
                 }
@@ -149,17 +149,28 @@ def exits_of_kinds(report: Entry, latency: list[Entry]) -> list[Entry]:
     return out
 
 
-def int8(results: dict[tuple[str, str], Entry]) -> Entry:
-    """int8 against fp32 over all sets, per backbone and exit, and whether the bars hold."""
+def retimed(entry: Entry, latency: list[Entry]) -> Entry:
+    """An entry of early exits of an earlier run, with its speed from the latest latencies."""
+    fixed = protocol()
+    specs = {"classify": fixed["sets"], "forecast": fixed["forecast"]["series"], "anomaly": fixed["anomaly"]["sets"]}
+    return entry | _saved(specs[entry["kind"]][entry["name"]], entry["backbone"], entry["shares"], latency)
+
+
+def int8(results: dict[tuple[str, str], Entry], earlier: list[Entry]) -> Entry:
+    """int8 against fp32 over all sets, per backbone and exit, and whether the bars hold; `earlier` are loss rows."""
     fixed = protocol()["classify"]["int8"]
+    rows = [
+        {"backbone": backbone, "name": name, "exit": k, **figures}
+        for (backbone, name), result in results.items()
+        for k, figures in enumerate(result.get("int8") or [], 1)
+    ]
+    measured = {row["backbone"] for row in rows}
+    rows = [row for row in earlier if row["backbone"] not in measured] + rows
     pooled: dict[tuple[str, int], list[int]] = {}
-    rows = []
-    for (backbone, name), result in results.items():
-        for k, figures in enumerate(result.get("int8") or [], 1):
-            both = pooled.setdefault((backbone, k), [0, 0])
-            both[0] += figures["same"]
-            both[1] += figures["samples"]
-            rows.append({"backbone": backbone, "name": name, "exit": k, **figures})
+    for row in rows:
+        both = pooled.setdefault((row["backbone"], row["exit"]), [0, 0])
+        both[0] += row["same"]
+        both[1] += row["samples"]
     agreement = [
         {"backbone": backbone, "exit": k, "samples": n, "same": same, "share": round(same / n, 6)}
         for (backbone, k), (same, n) in pooled.items()

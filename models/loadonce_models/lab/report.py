@@ -3,6 +3,10 @@
     python -m loadonce_models.lab.report --loadonce ../target/release/loadonce
 
 Everything is resumed from models/build/report; what changed is measured again.
+What the report that is there says of backbones that are not measured now stays
+(`--backbones`, or one that is not built here), and so does int8 against fp32
+where the fp32 weights are not at hand: as long as the protocol and the bundle
+are the same.
 `--quick` is a smoke run on the committed sets that writes where --out says and
 touches no card.
 """
@@ -65,6 +69,20 @@ def _of_kind(
     return out
 
 
+def _earlier(path: Path, bundles: list[backbones.Bundle], measured: list[backbones.Bundle]) -> dict[str, list]:
+    """What the report at `path` says and still holds: of other backbones everything, of the measured ones int8."""
+    keys = ("backbones", "sets", "forecast", "anomaly", "exits", "latency", "int8")
+    old = json.loads(path.read_text()) if path.exists() else {}
+    if old.get("quick", True) or old["protocol"] != digest(PATH.read_text()):
+        return {key: [] for key in keys}
+    now = {bundle.name: bundle.fingerprint for bundle in bundles}
+    same = {b["name"] for b in old["backbones"] if now.get(b["name"], b["fingerprint"]) == b["fingerprint"]}
+    others = same - {bundle.name for bundle in measured}
+    kept = {key: [e for e in old[key] if e.get("backbone", e.get("name")) in others] for key in keys[1:-1]}
+    kept["backbones"] = [b for b in old["backbones"] if b["name"] in others]
+    return kept | {"int8": [row for row in old["int8"]["loss"] if row["backbone"] in same]}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--loadonce", type=Path, default=MODELS.parent / "target/release/loadonce")
@@ -84,9 +102,13 @@ def main() -> None:
         lab.labels, lab.draws, lab.recipes = ["5", "all"], 2, ["moments", "ladder"]
     lab.work.mkdir(parents=True, exist_ok=True)
     only = [part for part in args.backbones.split(",") if part]
-    bundles = [b for b in backbones.found() if not only or b.name in only]
+    there = backbones.found()
+    bundles = [b for b in there if not only or b.name in only]
+    earlier = _earlier(args.out / "report.json", there, bundles)
     names = _names(lab, [part for part in args.sets.split(",") if part])
     latency = json.loads(args.bench.read_text())["latency"] if args.bench.exists() else []
+    timed = {row["backbone"] for row in latency}
+    latency = [row for row in earlier["latency"] if row["backbone"] not in timed] + latency
 
     results: dict[tuple[str, str], figures.Entry] = {}
     report: dict = {
@@ -116,7 +138,12 @@ def main() -> None:
             ):
                 report[kind] += _of_kind(lab, kind, list(names_of), bundle, twins, measure)
     report["exits"] += figures.exits_of_kinds(report, latency)
-    report["int8"] = figures.int8(results)
+    earlier["exits"] = [figures.retimed(entry, latency) for entry in earlier["exits"]]
+    rank = {bundle.name: number for number, bundle in enumerate(there)}
+    for key in ("backbones", "sets", "forecast", "anomaly", "exits"):
+        both = earlier[key] + report[key]
+        report[key] = sorted(both, key=lambda e: rank.get(e.get("backbone", e["name"]), len(rank)))
+    report["int8"] = figures.int8(results, earlier["int8"])
     report["seconds"] = round(time.monotonic() - begun)
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "report.json").write_text(json.dumps(report, indent=1) + "\n")

@@ -80,7 +80,7 @@ budgets: onnxruntime
 	[ $(HERE) = aarch64-unknown-linux-gnu ] || cross/build $(HERE) loadonce-agent loadonce-aggregator
 	tests/aarch64 load
 	cargo build --locked -p loadonce-tests --bin budgets --bin memory
-	LOADONCE_AGENT_BIN=$(CURDIR)/target/cross/$(HERE)/loadonce-agent \
+	LOADONCE_PATIENCE_S=600 LOADONCE_AGENT_BIN=$(CURDIR)/target/cross/$(HERE)/loadonce-agent \
 	LOADONCE_AGGREGATOR_BIN=$(CURDIR)/target/cross/$(HERE)/loadonce-aggregator target/debug/budgets
 
 models:
@@ -141,7 +141,7 @@ mutate: onnxruntime
 # Other machines' programs come from `make cross`.
 packages:
 	@tests/prepare build
-	deploy/debian/build $(TARGET)
+	deploy/debian/build $(if $(filter file,$(origin TARGET)),,$(TARGET))
 
 test-packages:
 	@tests/prepare build
@@ -165,7 +165,7 @@ image:
 
 # CPU chooses the processor (cortex-a72).
 test-image: image harsh
-	target/release/image
+	LOADONCE_PATIENCE_S=900 target/release/image
 
 clean:
 	cargo clean

@@ -1,15 +1,16 @@
-# The aggregator in an image of its own. The context `programs` is the folder that holds the program, see compose.yaml.
+# The aggregator in an image of its own, and the command line that makes tokens. The context `programs` is the folder
+# that holds both, see compose.yaml.
 FROM debian:12.11-slim
 
-# Nothing is installed: the program needs the C library and nothing else.
+# Nothing is installed: the programs need the C library and nothing else.
 # hadolint ignore=DL3022
-COPY --from=programs --chmod=0755 loadonce-aggregator /usr/bin/loadonce-aggregator
+COPY --from=programs --chmod=0755 loadonce-aggregator loadonce /usr/bin/
 RUN groupadd --system --gid 64123 loadonce \
  && useradd --system --uid 64123 --gid 64123 --home-dir /var/lib/loadonce-aggregator --shell /usr/sbin/nologin loadonce \
  && install --directory --owner=loadonce --group=loadonce --mode=0700 /var/lib/loadonce-aggregator
 USER 64123:64123
 VOLUME /var/lib/loadonce-aggregator
-EXPOSE 9464
+EXPOSE 8884 9464
 
 # Is its core at work? A broker that is away does not count against it.
 HEALTHCHECK --interval=30s --timeout=12s --start-period=60s \

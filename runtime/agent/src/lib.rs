@@ -67,6 +67,11 @@ pub mod fuzz {
         crate::input::place(payload).is_ok_and(|place| place.is_some())
     }
 
+    /// Reads what a task's steps have not told yet; whether it read.
+    pub fn residual(bytes: &[u8], parameters: u16) -> bool {
+        crate::residual::reads(bytes, usize::from(parameters))
+    }
+
     /// Reads the description of what a slot serves; whether it read.
     pub fn slot_description(text: &[u8]) -> bool {
         crate::install::read_description(text)

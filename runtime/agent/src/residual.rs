@@ -10,8 +10,9 @@
 //!   doubled.
 //! - A step refused for any other reason takes the residual with it: something about it is wrong. A step that the full
 //!   outbox dropped is lost and counted there.
-//! - It is dropped when its base disappears: another shape or backbone, a lineage that started over, a base more than
-//!   [`KEPT_VERSIONS`] versions back.
+//! - It is dropped when its base disappears: another shape or backbone, which is how a lineage starts over, or a base
+//!   further back than [`KEPT_VERSIONS`] and than late steps are taken from. Within a lineage numbers only rise; a lower
+//!   one is not believed.
 //! - It never adds more than [`LONGEST`] times the length of the step it is added to.
 //!
 //! A record is the tag of the shape (8 bytes), the base's version (u64) and one f32 per parameter.
@@ -26,7 +27,7 @@ use crate::record::Tag;
 
 /// By task.
 const RESIDUALS: TableDefinition<&str, &[u8]> = TableDefinition::new("agent.residuals");
-/// As many versions as the aggregator keeps the files of.
+/// As many versions as the aggregator keeps the files of; a longer window for late steps takes its place.
 const KEPT_VERSIONS: u64 = 8;
 /// Most length of the residual in lengths of the step it is added to.
 const LONGEST: f64 = 4.0;
@@ -61,15 +62,22 @@ impl Residual {
         (sound && finite).then_some(Self { tag, base_version, values })
     }
 
-    /// Whether it still means something beside a step from `base_version`.
-    fn goes_with(&self, base_version: u64) -> bool {
-        (self.base_version..=self.base_version.saturating_add(KEPT_VERSIONS)).contains(&base_version)
+    /// Whether it still means something beside a step from `base_version`, where steps may be `staleness` versions late.
+    fn goes_with(&self, base_version: u64, staleness: u64) -> bool {
+        let window = staleness.max(KEPT_VERSIONS);
+        (self.base_version..=self.base_version.saturating_add(window)).contains(&base_version)
     }
 }
 
+/// Whether the bytes read as a residual, for the fuzz target.
+pub(crate) fn reads(bytes: &[u8], parameters: usize) -> bool {
+    let tag = bytes.first_chunk().copied().unwrap_or_default();
+    Residual::decode(bytes, tag, parameters).is_some_and(|residual| residual.encode() == bytes)
+}
+
 /// Adds what has not been told to a step from `base_version`.
-fn add(step: &mut [f32], residual: &Residual, base_version: u64) {
-    if !residual.goes_with(base_version) || residual.values.len() != step.len() {
+fn add(step: &mut [f32], residual: &Residual, base_version: u64, staleness: u64) {
+    if !residual.goes_with(base_version, staleness) || residual.values.len() != step.len() {
         return;
     }
     let length = |values: &[f32]| values.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt();
@@ -135,12 +143,16 @@ impl Agent {
         base_version: u64,
         step: &mut [f32],
     ) -> Result<(), AgentError> {
-        let Some(tag) = self.tasks.get(task).map(|task| task.shape_tag) else { return Ok(()) };
+        let Some((tag, staleness)) =
+            self.tasks.get(task).map(|task| (task.shape_tag, task.manifest.rounds.staleness()))
+        else {
+            return Ok(());
+        };
         let tx = self.database.begin_read()?;
         let table = tx.open_table(RESIDUALS)?;
         let kept = table.get(task)?.and_then(|bytes| Residual::decode(bytes.value(), tag, step.len()));
         if let Some(kept) = kept {
-            add(step, &kept, base_version);
+            add(step, &kept, base_version, staleness);
         }
         Ok(())
     }
@@ -270,16 +282,19 @@ mod tests {
     #[test]
     fn it_is_dropped_when_its_base_disappears_and_never_outweighs_the_step() {
         let residual = Residual { tag: TAG, base_version: 10, values: vec![1.0, 0.0] };
-        let after = |base_version, step: [f32; 2]| {
+        let late = |base_version, step: [f32; 2], staleness| {
             let mut step = step;
-            add(&mut step, &residual, base_version);
+            add(&mut step, &residual, base_version, staleness);
             step.map(f64::from).map(|value| (value * 8.0) as i64)
         };
+        let after = |base_version, step| late(base_version, step, 1);
         // In eighths.
         assert_eq!(after(10, [1.0, 2.0]), [16, 16]);
         assert_eq!(after(18, [1.0, 2.0]), [16, 16]);
         assert_eq!(after(19, [1.0, 2.0]), [8, 16]);
-        // The lineage started over.
+        // Slow gateways of buffered rounds step about every ten versions.
+        assert_eq!(late(26, [1.0, 2.0], 16), [16, 16]);
+        assert_eq!(late(27, [1.0, 2.0], 16), [8, 16]);
         assert_eq!(after(3, [1.0, 2.0]), [8, 16]);
         assert_eq!(after(11, [0.0, 0.125]), [4, 1]);
         let bytes = residual.encode();

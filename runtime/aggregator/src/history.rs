@@ -115,6 +115,11 @@ impl Row {
     }
 }
 
+/// Whether the bytes read as a row of [`RETAINED`], for the fuzz target.
+pub(crate) fn row_reads(bytes: &[u8]) -> bool {
+    Row::decode(bytes).is_some_and(|row| row.encode() == *bytes)
+}
+
 pub(crate) fn open_tables(tx: &WriteTransaction) -> Result<(), JournalError> {
     tx.open_table(RETAINED)?;
     tx.open_table(POLICIES)?;

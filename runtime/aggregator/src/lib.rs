@@ -67,6 +67,21 @@ pub mod fuzz {
         Pending::decode(bytes).is_some()
     }
 
+    /// Reads a row of the history; whether it read.
+    pub fn retained(bytes: &[u8]) -> bool {
+        crate::history::row_reads(bytes)
+    }
+
+    /// Reads a policy that a version was cut by, with the hash of `json` before it; whether it read.
+    pub fn policy(json: &[u8]) -> bool {
+        crate::history::Policy::task(&[&loadonce_trust::hash(json)[..], json].concat()).is_ok()
+    }
+
+    /// Reads the keys of those who took part in a version; whether it read.
+    pub fn participants(bytes: &[u8]) -> bool {
+        crate::participants::read(bytes).is_some()
+    }
+
     /// Reads what is kept of tokens and enrolled gateways; whether it read.
     pub fn enrol_record(bytes: &[u8]) -> bool {
         serde_json::from_slice::<crate::enrol::Record>(bytes).is_ok()

@@ -43,6 +43,12 @@ pub(crate) fn forget(tx: &WriteTransaction, lineage: &Hash, dropped: u64) -> Res
     Ok(())
 }
 
+/// The keys of a row.
+pub(crate) fn read(row: &[u8]) -> Option<Vec<Bytes32>> {
+    let (keys, rest) = row.as_chunks::<32>();
+    rest.is_empty().then(|| keys.to_vec())
+}
+
 impl Journal {
     /// Keys of the gateways whose steps made a version; `None` where they are not known, or no longer.
     pub(crate) fn participants_of(
@@ -52,11 +58,7 @@ impl Journal {
     ) -> Result<Option<Vec<Bytes32>>, JournalError> {
         let table = self.database.begin_read()?.open_table(PARTICIPANTS)?;
         let Some(row) = table.get(numbered(lineage, version))? else { return Ok(None) };
-        let (keys, rest) = row.value().as_chunks::<32>();
-        if !rest.is_empty() {
-            return Err(corrupt("participants")(&"wrong length"));
-        }
-        Ok(Some(keys.to_vec()))
+        read(row.value()).map(Some).ok_or_else(|| corrupt("participants")(&"wrong length"))
     }
 
     /// How the steps of the round that follows `line`'s newest version count. The same when that version is made again.

@@ -8,7 +8,7 @@ use super::{golden, seed};
 
 pub(super) fn run(data: &[u8]) {
     let Some((&decoder, rest)) = data.split_first() else { return };
-    match decoder % 9 {
+    match decoder % 13 {
         0 => module(rest),
         1 => {
             if let Ok(entry) = LineageEntry::decode(rest) {
@@ -36,6 +36,19 @@ pub(super) fn run(data: &[u8]) {
                 let _key = Identity::from_file_text(text);
                 let _hash: Option<[u8; 32]> = loadonce_trust::decode_hex(text);
             }
+        }
+        9 => {
+            let _read = loadonce_aggregator::fuzz::retained(rest);
+        }
+        10 => {
+            let _read = loadonce_aggregator::fuzz::policy(rest);
+        }
+        11 => {
+            let _read = loadonce_aggregator::fuzz::participants(rest);
+        }
+        12 => {
+            let parameters = rest.len().saturating_sub(16) / 4;
+            let _read = loadonce_agent::fuzz::residual(rest, parameters as u16);
         }
         // The container's own length field, so that a short input has a header at all.
         _ => {
@@ -102,5 +115,11 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
     let description = br#"{"version":3,"hash":"00","thresholds":[0.5,2.0],"labels":4,"kept":"start","alarms":[],"recall":[1,2],"reject":0.5}"#;
     seeds.push(seed(6, description));
     seeds.push(seed(7, "ab".repeat(32).as_bytes()));
+    seeds.push(seed(9, &[7; 56]));
+    let task = String::from_utf8(golden("wire-task-classify.json")).expect("a task is text");
+    let policy = format!(r#"{{"manifest":{task},"backbone":"{hash}","exits":3,"directions":128}}"#);
+    seeds.push(seed(10, policy.as_bytes()));
+    seeds.push(seed(11, &[1; 64]));
+    seeds.push(seed(12, &[0; 16 + 8]));
     seeds
 }

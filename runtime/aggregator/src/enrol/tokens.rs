@@ -1,6 +1,6 @@
 //! What the operator does beside the aggregator: making tokens, listing who is enrolled.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use loadonce_store::{Disk, StoreError};
 use loadonce_trust::{Token, certificates_from_pem, date, encode_hex, fingerprint, token_id};
@@ -124,8 +124,12 @@ struct Known {
     key: String,
 }
 
+/// Where the service has its figures, in memory.
+const SERVICE: &str = "/run/loadonce-aggregator";
+
 #[derive(Deserialize)]
 struct Figures {
+    site: String,
     gateways: Vec<Known>,
 }
 
@@ -140,9 +144,11 @@ fn taken(config: &Config, gateway: &str, now: u64) -> Result<Option<String>, Sto
         return Ok(Some(format!("a token for it can be redeemed until {}", date(token.expires))));
     }
     // Who contributed before there was enrolment. The aggregator's own word, for the journal is in its hands.
-    let figures = std::fs::read(config.state.join("figures.json")).unwrap_or_default();
-    let figures: Figures = serde_json::from_slice(&figures).unwrap_or(Figures { gateways: Vec::new() });
-    let known = figures.gateways.iter().find(|known| known.name == gateway && !known.key.is_empty());
+    let files = [&config.state, Path::new(SERVICE)].map(|folder| folder.join("figures.json"));
+    let read = files.iter().filter_map(|file| serde_json::from_slice(&std::fs::read(file).ok()?).ok());
+    let of_site = read.filter(|figures: &Figures| figures.site == config.settings.site);
+    let known = of_site.flat_map(|figures| figures.gateways);
+    let known = known.into_iter().find(|known| known.name == gateway && !known.key.is_empty());
     Ok(known.map(|known| format!("the aggregator has contributions of it, signed by {}", known.key)))
 }
 

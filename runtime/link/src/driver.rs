@@ -37,6 +37,8 @@ const REQUESTS: usize = 4;
 const INFLIGHT: u16 = 100;
 /// Filters in one SUBSCRIBE: what AWS IoT takes.
 const FILTERS: usize = 8;
+/// Connections in a row that ended soon after they were whole, from which on somebody else may bear this name.
+const PUSHED_OUT: u32 = 3;
 
 /// How a connection ended.
 enum End {
@@ -56,6 +58,8 @@ pub(crate) struct Driver {
     waiting: Waiting,
     dialer: Dialer,
     connections: u64,
+    /// Connections in a row that were whole and ended before they counted as stable.
+    brief: u32,
 }
 
 impl Driver {
@@ -70,16 +74,28 @@ impl Driver {
         let outlet = Outlet::new(events, config.event_bytes, Arc::clone(&shared.counters));
         let waiting = Waiting::new(config.backoff, seed);
         let dialer = Dialer { broker: config.broker.clone(), tls: config.tls.clone() };
-        Self { config, shared, commands, outlet, dir, waiting, dialer, connections: 0 }
+        Self { config, shared, commands, outlet, dir, waiting, dialer, connections: 0, brief: 0 }
     }
 
     pub(crate) async fn run(mut self) {
         loop {
             let (end, connected_at) = self.connection().await;
             self.outlet.hold(false);
-            let End::Lost(reason) = end else { break };
-            if connected_at.is_some_and(|since| since.elapsed() >= self.config.stable_after) {
-                self.waiting.reset();
+            let End::Lost(mut reason) = end else { break };
+            match connected_at.map(|since| since.elapsed() >= self.config.stable_after) {
+                Some(true) => {
+                    self.waiting.reset();
+                    self.brief = 0;
+                }
+                Some(false) => self.brief += 1,
+                None => {}
+            }
+            if self.brief >= PUSHED_OUT {
+                // A broker ends the older of two connections of one client id.
+                reason = format!(
+                    "{reason}, again soon after it began: is another one called {}?",
+                    self.config.client_id
+                );
             }
             let retry_in = self.waiting.pause();
             // The owner says it to a person, once.

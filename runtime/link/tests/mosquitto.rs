@@ -340,3 +340,21 @@ async fn invariant_03_an_owner_that_only_publishes_stalls_nothing() {
     assert!(stats.dropped_messages > 0, "the bound was never met");
     assert_eq!((stats.connects, stats.dropped_publishes), (1, 0));
 }
+
+#[tokio::test]
+async fn two_of_one_name_are_told_so() {
+    let broker = Mosquitto::start("").await;
+    let (_one, mut events) = start(&broker, "press-7", &["x"]).await;
+    let (_other, mut theirs) = start(&broker, "press-7", &["x"]).await;
+    // The twin's events are taken, else its link would wait for that.
+    tokio::spawn(async move { while theirs.recv().await.is_some() {} });
+    loop {
+        let lost = |event| match event {
+            Event::Disconnected { reason, .. } => Some(reason),
+            _ => None,
+        };
+        if until(&mut events, lost).await.contains("is another one called press-7?") {
+            break;
+        }
+    }
+}

@@ -28,7 +28,7 @@ kind = "classify"
 backbone = "sense-tiny"
 classes = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]
 input = { modality = "picture" }
-module = { kind = "ladder", rank = 64, features = 128 }"#;
+module = { kind = "ladder", rank = 96, features = 128 }"#;
     Task { head, ..digits(1, 1, labels) }
 }
 
@@ -75,13 +75,18 @@ impl Trip {
 }
 
 /// Takes a gateway through `task` (of one gateway, with one gradient round) behind a line of this quality, or
-/// beside the broker where there is none. Panics where something does not arrive.
-pub fn travel(task: &Task, labels: usize, quality: Option<Quality>) -> Trip {
-    travel_with_cut(task, labels, quality, 0)
+/// beside the broker where there is none, and goes on asking until there were so many `questions`. Panics where
+/// something does not arrive.
+pub fn travel(task: &Task, labels: usize, quality: Option<Quality>, questions: usize) -> Trip {
+    journey(task, labels, quality, questions, 0)
 }
 
-/// The same, and the line breaks at byte `cut_at` of what goes up, unless that is 0.
-pub fn travel_with_cut(task: &Task, labels: usize, quality: Option<Quality>, cut_at: u64) -> Trip {
+/// The same, and the line breaks at byte `cut_at` of what goes up.
+pub fn travel_with_cut(task: &Task, labels: usize, quality: Quality, cut_at: u64) -> Trip {
+    journey(task, labels, Some(quality), 0, cut_at)
+}
+
+fn journey(task: &Task, labels: usize, quality: Option<Quality>, questions: usize, cut_at: u64) -> Trip {
     let site = Site::new();
     let line = quality.map(|quality| Line::to(site.broker.port, quality));
     if let Some(line) = &line {
@@ -108,7 +113,7 @@ pub fn travel_with_cut(task: &Task, labels: usize, quality: Option<Quality>, cut
     }
     let start = Instant::now();
     let last = task.steps + 1;
-    let (mut latencies, mut asked) = (Vec::new(), 0);
+    let (mut latencies, mut asked, mut seconds) = (Vec::new(), 0, None);
     let arrived = within(LIMIT, &format!("version {last} at the gateway"), || {
         assert!(!agent.process.has_ended(), "the agent ended");
         // One question at a time, so that none waits for another.
@@ -119,10 +124,12 @@ pub fn travel_with_cut(task: &Task, labels: usize, quality: Option<Quality>, cut
         latencies.push(begun.elapsed().as_secs_f64() * 1e3);
         asked += 1;
         std::thread::sleep(ASK_EVERY);
-        (agent.task("digits")["version"] == last).then_some(())
+        if agent.task("digits")["version"] == last {
+            seconds.get_or_insert_with(|| start.elapsed().as_secs_f64());
+        }
+        seconds.filter(|_| asked >= questions)
     });
-    arrived.unwrap_or_else(|late| panic!("{late}: {}", agent.figures()));
-    let seconds = start.elapsed().as_secs_f64();
+    let seconds = arrived.unwrap_or_else(|late| panic!("{late}: {}", agent.figures()));
     // Nothing is asked any more, so it comes to rest.
     agent.wait_at_rest("digits", last);
     latencies.sort_by(f64::total_cmp);

@@ -8,7 +8,7 @@ use loadonce_tests::site::digits;
 
 #[test]
 fn module_and_delta_arrive_over_a_bad_line() {
-    let trip = travel(&digits(1, 1, 12), 12, Some(BAD));
+    let trip = travel(&digits(1, 1, 12), 12, Some(BAD), 0);
     println!("{}", trip.figures());
     let crossed = trip.crossed.expect("there was a line");
     assert!(crossed.lost > 0, "nothing was lost, so nothing was tried");
@@ -22,8 +22,8 @@ fn what_arrived_before_a_connection_broke_is_not_sent_again() {
     const CUT_AT: u64 = 50_000;
     let quality =
         Quality { bits_per_s: 4_000_000, delay: Duration::from_millis(5), lost_per_mille: 0, seed: 1 };
-    let whole = travel_with_cut(&large(12), 12, Some(quality), 0);
-    let broken = travel_with_cut(&large(12), 12, Some(quality), CUT_AT);
+    let whole = travel(&large(12), 12, Some(quality), 0);
+    let broken = travel_with_cut(&large(12), 12, quality, CUT_AT);
     println!("{}\n{}", whole.figures(), broken.figures());
     assert_eq!((whole.connects, broken.connects), (1, 2));
     let up = |trip: &loadonce_tests::badline::Trip| trip.crossed.expect("there was a line").up;

@@ -3,8 +3,8 @@
 //!
 //! For each size a fresh Mosquitto and a fresh aggregator; `loadonce sim` plays the gateways, each with its own MQTT
 //! connection. Then, on the same broker, the same steps from the same connections to a subscriber that does nothing:
-//! what the aggregator's intake is a ratio of. At the largest size one more round, in which the broker is killed while
-//! every gateway holds work. Prints a table and writes the same as JSON; ends with 1 when a bar is missed.
+//! what the aggregator's intake is a ratio of. At the smallest and the largest size, so that their memory can be compared,
+//! one more round, in which the broker is killed while every gateway holds work. Prints a table and writes the same as JSON; ends with 1 when a bar is missed.
 //!
 //! Environment: `SEED` (1), `SIZES` ("1000,3000,10000"), `CODECS` ("f16,auto": the first at every size, the others at the
 //! largest), `OUT` (target/bench/fleet.json).
@@ -37,10 +37,11 @@ fn main() -> ExitCode {
     let codecs = setting("CODECS", "f16,auto");
     let out = PathBuf::from(setting("OUT", "target/bench/fleet.json"));
     let largest = sizes.iter().copied().max().expect("SIZES names at least one");
+    let smallest = sizes.iter().copied().min().unwrap_or(largest);
     let (first, others) = codecs.split_once(',').unwrap_or((&codecs, ""));
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let mut runs: Vec<Value> =
-        sizes.iter().map(|&size| measure(size, size == largest, seed, first)).collect();
+        sizes.iter().map(|&size| measure(size, size == largest || size == smallest, seed, first)).collect();
     let others = others.split(',').filter(|codec| !codec.is_empty());
     runs.extend(others.map(|codec| measure(largest, true, seed, codec)));
     let report = summary(seed, first, &load, &runs);

@@ -3,8 +3,8 @@
 //! `SEED` (a number, 1 by default) draws who is killed when; `SCHEDULE` names a file with one `ms process` a line
 //! instead. The schedule of every run is written to `target/bench/soak-schedule.txt` and can be given back.
 //! `KILLS` (200) is the number of kills over the four episodes, `STEPS` (50) the gradient rounds of each. `AGGREGATOR`
-//! names another program to test, such as one with a fault on purpose. Figures go to `target/bench/soak.json`; the
-//! program ends with 1 if anything was lost, counted twice or wrong.
+//! names another program to test, such as one with a fault on purpose. Figures go to `target/bench/soak.json`, those of
+//! another program to `soak-of-another.json`; the program ends with 1 if anything was lost, counted twice or wrong.
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
@@ -105,7 +105,12 @@ fn main() -> ExitCode {
         rows.push(figures(plan, &found, equal));
     }
     let report = summary(seed, &rows, begun.elapsed().as_secs_f64());
-    let path = out.join("soak.json");
+    // What a faulty aggregator does is no figure of the product.
+    let path = out.join(if plans.iter().any(|plan| plan.aggregator.is_some()) {
+        "soak-of-another.json"
+    } else {
+        "soak.json"
+    });
     std::fs::write(&path, format!("{report:#}\n")).expect("target/bench can be written");
     println!(
         "{} kills, {} lost, {} doubled, lineages equal: {}; {:.0} s; {}",

@@ -97,7 +97,7 @@ impl Machine {
     /// Lets the card take so many writes a second; 0 for as many as come.
     pub fn limit_writes(&self, per_second: u32) {
         self.ask(&json!({"execute": "block_set_io_throttle", "arguments": {
-            "id": "card", "bps": 0, "bps_rd": 0, "bps_wr": 0, "iops": 0, "iops_rd": 0, "iops_wr": per_second
+            "id": "disk", "bps": 0, "bps_rd": 0, "bps_wr": 0, "iops": 0, "iops_rd": 0, "iops_wr": per_second
         }}));
     }
 
@@ -140,7 +140,7 @@ fn launch(
     command.args(["-monitor", "none", "-serial", "file:/dev/stderr"]);
     command.arg("-qmp").arg(format!("unix:{},server=on,wait=off", folder.join("qmp").display()));
     command.arg("-drive").arg(format!("file={},format=raw,if=none,id=card,cache=writeback", disk.display()));
-    command.args(["-device", "virtio-blk-pci,drive=card"]);
+    command.args(["-device", "virtio-blk-pci,drive=card,id=disk"]);
     command.args(["-netdev", &network, "-device", "virtio-net-pci,netdev=n0,romfile="]);
     Process::start("qemu", &mut command, log, None)
 }

@@ -9,7 +9,7 @@ use loadonce_rounds::{LineageEntry, Made};
 use loadonce_store::{Database, Kind};
 use loadonce_trust::Identity;
 
-use super::ledger::Ledger;
+use super::ledger::{Ledger, Place};
 
 /// What must be equal between an episode and the undisturbed run.
 #[derive(Debug, Clone, PartialEq)]
@@ -65,7 +65,9 @@ pub(crate) fn audit(ledger: &Ledger, journal: &Journal, expected: i64, versions:
     if samples > expected {
         found.doubled.push(format!("{samples} samples in the totals, {expected} contributed"));
     }
-    if samples < expected && ledger.waiting.is_empty() && ledger.refused.is_empty() {
+    // Steps that wait or were refused excuse no sample.
+    let sum = |place: &Place| ledger.enqueued.get(place) == Some(&Kind::Sum);
+    if samples < expected && !ledger.waiting.iter().any(sum) && !ledger.refused.keys().any(sum) {
         found.lost.push(format!("{samples} samples in the totals, {expected} contributed"));
     }
     // Steps: every applied one stands in one version, or waits for the round to close.

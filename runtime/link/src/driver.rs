@@ -87,15 +87,18 @@ impl Driver {
                     self.waiting.reset();
                     self.brief = 0;
                 }
-                Some(false) => self.brief += 1,
+                Some(false) => {
+                    self.brief = self.brief.saturating_add(1);
+                    if self.brief >= PUSHED_OUT {
+                        // A broker ends the older of two connections of one client id.
+                        reason = format!(
+                            "{reason}, again soon after it began: is another one called {}?",
+                            self.config.client_id
+                        );
+                    }
+                }
+                // Not even connected: that has other causes.
                 None => {}
-            }
-            if self.brief >= PUSHED_OUT {
-                // A broker ends the older of two connections of one client id.
-                reason = format!(
-                    "{reason}, again soon after it began: is another one called {}?",
-                    self.config.client_id
-                );
             }
             let retry_in = self.waiting.pause();
             // The owner says it to a person, once.

@@ -3,8 +3,9 @@
 //!
 //! For each size a fresh Mosquitto and a fresh aggregator; `loadonce sim` plays the gateways, each with its own MQTT
 //! connection. Then, on the same broker, the same steps from the same connections to a subscriber that does nothing:
-//! what the aggregator's intake is a ratio of. At the smallest and the largest size, so that their memory can be compared,
-//! one more round, in which the broker is killed while every gateway holds work. Prints a table and writes the same as JSON; ends with 1 when a bar is missed.
+//! what the aggregator's intake is a ratio of. At the smallest and the largest size, so that their memory can be
+//! compared, one more round, in which the broker is killed while every gateway holds work. Prints a table and writes the
+//! same as JSON; ends with 1 when a bar is missed.
 //!
 //! Environment: `SEED` (1), `SIZES` ("1000,3000,10000"), `CODECS` ("f16,auto": the first at every size, the others at the
 //! largest), `OUT` (target/bench/fleet.json).

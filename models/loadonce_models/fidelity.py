@@ -1,8 +1,6 @@
-"""What int8 costs in agreement, and what an exit costs in time. Uses generated data only."""
+"""What int8 costs in agreement. Uses generated data only."""
 
 from __future__ import annotations
-
-import time
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +8,6 @@ from sklearn.linear_model import LogisticRegression
 
 from . import directions, features
 from .engine import Engine
-from .preprocess import LENGTH, SIDE, picture_ids, window_ids
 
 SAMPLES = 600
 SEED = 30_000
@@ -34,21 +31,4 @@ def agreement(fp32: Engine, int8: Engine, tensors: dict[str, NDArray]) -> dict[s
                 "fp32": fp32_score, "int8": int8_score,
             })  # fmt: skip
         out[name] = rows
-    return out
-
-
-def latency(engine: Engine, repeats: int = 300) -> dict[str, list[float]]:
-    """Median milliseconds from tokens to the pooled features of each exit, cumulative, on one thread."""
-    rng = np.random.default_rng(0)
-    out = {}
-    for name, ids in (("window", window_ids(LENGTH)), ("picture", picture_ids(SIDE))):
-        patches = rng.normal(size=(len(ids), 16)).astype(np.float32)
-        out[name] = []
-        for exits in range(1, len(engine.sessions) + 1):
-            spent = []
-            for _ in range(repeats):
-                start = time.perf_counter()
-                engine.pooled(patches, ids, exits)
-                spent.append(time.perf_counter() - start)
-            out[name].append(float(np.median(spent)) * 1e3)
     return out

@@ -250,8 +250,3 @@ def int8(w: Weights, products: Products) -> list[bytes]:
     firsts = range(0, LAYERS, PER_SEGMENT)
     models = [plain(part(w, k, k + PER_SEGMENT, True, products)) for k in firsts]
     return [model.SerializeToString(deterministic=True) for model in models]
-
-
-def single(w: Weights) -> bytes:
-    """The whole network as one fp32 graph with the last exit only: what would run without this project."""
-    return part(w, 0, LAYERS, False).SerializeToString(deterministic=True)

@@ -10,7 +10,6 @@ import hashlib
 import importlib.util
 import json
 import platform
-import time
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +30,6 @@ ROUNDED_ON = 3000  # of these texts, the ones for which the weights are rounded
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 # Below this the int8 form is broken, not merely rounded.
 LEAST_COSINE = 0.98
-LENGTHS = (16, 32, 64, 128, 256)
 
 F32 = NDArray[np.float32]
 
@@ -184,23 +182,6 @@ def fidelity(fp32: TextEngine, int8: TextEngine, tensors: dict[str, NDArray], id
     return rows
 
 
-def latency(single: TextEngine, int8: TextEngine, repeats: int = 60) -> dict[str, dict[str, float]]:
-    """Median milliseconds, all forms in turn within every repeat, so that a busy machine burdens all alike."""
-    out = {}
-    for length in LENGTHS:
-        ids = np.random.default_rng(length).integers(1000, 20_000, length)
-        runs = {"fp32 single graph": lambda ids=ids: single.pooled(ids)}
-        runs |= {f"exit {k}": lambda ids=ids, k=k: int8.pooled(ids, k) for k in range(1, len(int8.sessions) + 1)}
-        spent: dict[str, list[float]] = {name: [] for name in runs}
-        for _ in range(repeats):
-            for name, run in runs.items():
-                start = time.perf_counter()
-                run()
-                spent[name].append(time.perf_counter() - start)
-        out[str(length)] = {name: float(np.median(values[3:])) * 1e3 for name, values in spent.items()}
-    return out
-
-
 def _table(head: list[str], rows: list[list[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
@@ -221,15 +202,7 @@ def render(figures: dict) -> str:
         for k, r in enumerate(figures["fidelity"], 1)
     ]
     head = ["", "cosine of pooled", "cosine of the 256 features, mean / min", "same nearest neighbour"]
-    text += [_table(head, rows), "### Latency\n"]
-    text.append("ONNX Runtime, 1 thread, batch 1, median milliseconds; in brackets the ratio to the fp32 single graph")
-    text.append("of six layers, run in turn with the others. Measured on a busy build machine.\n")
-    rows = []
-    for length, row in figures["latency_ms"].items():
-        whole = row["fp32 single graph"]
-        cells = [f"{v:.2f} ({v / whole:.2f})" for name, v in row.items() if name.startswith("exit")]
-        rows.append([f"{length} tokens", f"{whole:.2f}", *cells])
-    text.append(_table(["", "fp32 single graph", "exit 1", "exit 2", "exit 3"], rows))
+    text.append(_table(head, rows))
     return "\n".join(text)
 
 
@@ -251,7 +224,8 @@ def main() -> None:
     if args.random:
         twin = args.bundle.with_name(f"{args.bundle.name}-random")
         blank = minilm.random(used, RANDOM_SEED)
-        print(f"{twin.name}: fingerprint {build(twin, f'{NAME}-random', blank, ids[: args.fit], folder / 'model.safetensors')[0]}")
+        made, _ = build(twin, f"{NAME}-random", blank, ids[: args.fit], folder / "model.safetensors")
+        print(f"{twin.name}: fingerprint {made}")
     tensors = load_file(args.bundle / "features.safetensors")
     figures = {
         "fingerprint": fingerprint,
@@ -265,7 +239,6 @@ def main() -> None:
     for k, row in enumerate(figures["fidelity"], 1):
         if row["mean"] < LEAST_COSINE:
             raise SystemExit(f"exit {k}: int8 departs from fp32: {row}")
-    figures["latency_ms"] = latency(TextEngine([minilm.single(used)]), int8)
     (args.bundle.parent / "text-minilm.json").write_text(json.dumps(figures, indent=1) + "\n")
     card = args.card.read_text()
     before, after = card.split(BEGIN)[0], card.split(END)[1]

@@ -2,8 +2,9 @@
 # Measures the backbones: `models/report.sh report [option ...]` on real data, as models/protocol.toml says, into
 # models/report/report.json and the model cards; `models/report.sh bench [option ...]` in time and memory, into
 # target/bench/backbone.json. Needs target/release/loadonce (`make build`). What is done is kept in models/build/report,
-# so an interrupted run goes on; with the tiny, small and base backbones built it takes about half an hour on two
-# cores, most of it training from scratch (`--no-scratch` leaves that out). `--help` names the options.
+# so an interrupted run goes on; with all four backbones built it takes some hours on two cores (`--no-scratch` leaves
+# training from scratch out). What cannot be measured without a builder's files stays as the report has it. `--help`
+# names the options.
 set -euo pipefail
 what=${1:?usage: models/report.sh report|bench [option ...]}
 shift

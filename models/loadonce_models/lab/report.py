@@ -4,9 +4,9 @@
 
 Everything is resumed from models/build/report; what changed is measured again.
 What the report that is there says of backbones that are not measured now stays
-(`--backbones`, or one that is not built here), and so does int8 against fp32
-where the fp32 weights are not at hand: as long as the protocol and the bundle
-are the same.
+(`--backbones`, or one that is not built here), and so do random weights, training
+from scratch and int8 against fp32 where what they need is not at hand: as long as
+the protocol and the bundle are the same.
 `--quick` is a smoke run on the committed sets that writes where --out says and
 touches no card.
 """
@@ -74,13 +74,31 @@ def _earlier(path: Path, bundles: list[backbones.Bundle], measured: list[backbon
     keys = ("backbones", "sets", "forecast", "anomaly", "exits", "latency", "int8")
     old = json.loads(path.read_text()) if path.exists() else {}
     if old.get("quick", True) or old["protocol"] != digest(PATH.read_text()):
-        return {key: [] for key in keys}
+        return {key: [] for key in (*keys, "memory", "again")}
     now = {bundle.name: bundle.fingerprint for bundle in bundles}
     same = {b["name"] for b in old["backbones"] if now.get(b["name"], b["fingerprint"]) == b["fingerprint"]}
     others = same - {bundle.name for bundle in measured}
     kept = {key: [e for e in old[key] if e.get("backbone", e.get("name")) in others] for key in keys[1:-1]}
     kept["backbones"] = [b for b in old["backbones"] if b["name"] in others]
+    kept["memory"] = [e for e in old.get("memory", []) if e["backbone"] in same]
+    kept["again"] = [e for key in ("sets", "forecast", "anomaly") for e in old[key] if e["backbone"] in same - others]
     return kept | {"int8": [row for row in old["int8"]["loss"] if row["backbone"] in same]}
+
+
+def _identity(entry: figures.Entry) -> tuple:
+    """What an entry is about, whatever was measured."""
+    kind = next((key for key in ("labels_per_class", "horizon", "events") if key in entry), "")
+    return (kind, *(entry.get(key) for key in ("backbone", "name", "recipe", "labels_per_class", "exit")))
+
+
+def _completed(entries: list[figures.Entry], again: list[figures.Entry]) -> None:
+    """Adds what the report already said of the same bundle and cannot be measured without its builder's files."""
+    known = {_identity(entry): entry for entry in again}
+    for entry in entries:
+        old = known.get(_identity(entry), {})
+        for key, value in old.items():
+            if entry.get(key) is None and (key.startswith("random") or key in ("scratch", "gain_over_random")):
+                entry[key] = value
 
 
 def main() -> None:
@@ -109,6 +127,8 @@ def main() -> None:
     latency = json.loads(args.bench.read_text())["latency"] if args.bench.exists() else []
     timed = {row["backbone"] for row in latency}
     latency = [row for row in earlier["latency"] if row["backbone"] not in timed] + latency
+    memory = json.loads(args.bench.read_text())["memory"] if args.bench.exists() else []
+    memory = [row for row in earlier["memory"] if row["backbone"] not in timed] + memory
 
     results: dict[tuple[str, str], figures.Entry] = {}
     report: dict = {
@@ -118,6 +138,7 @@ def main() -> None:
         "backbones": [],
         **{key: [] for key in ("sets", "forecast", "anomaly", "exits")},
         "latency": latency,
+        "memory": memory,
     }
     for bundle in bundles:
         own = [n for n in names if protocol()["sets"][n]["modality"] in bundle.modalities]
@@ -137,6 +158,8 @@ def main() -> None:
                 ("anomaly", WATCHED, anomaly.measure),
             ):
                 report[kind] += _of_kind(lab, kind, list(names_of), bundle, twins, measure)
+    for key in ("sets", "forecast", "anomaly"):
+        _completed(report[key], earlier["again"])
     report["exits"] += figures.exits_of_kinds(report, latency)
     earlier["exits"] = [figures.retimed(entry, latency) for entry in earlier["exits"]]
     rank = {bundle.name: number for number, bundle in enumerate(there)}

@@ -36,5 +36,6 @@ def interval(values: Sequence[float]) -> tuple[float, float, float] | None:
 
 
 def paired(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float] | None:
-    """Interval of a − b, draw by draw."""
-    return interval([x - y for x, y in zip(a, b, strict=True)])
+    """Interval of a − b, draw by draw; None where the draws are all the same, as of a set with too few samples."""
+    gaps = [x - y for x, y in zip(a, b, strict=True)]
+    return interval(gaps) if len(set(gaps)) > 1 else None

@@ -76,7 +76,8 @@ reproduce:
 budgets: HERE := $(ARCH)-unknown-linux-gnu
 budgets: onnxruntime
 	@tests/prepare test
-	cross/build aarch64-unknown-linux-gnu
+	cross/build aarch64-unknown-linux-gnu loadonce-agent
+	OUT=target/packages ONLY=loadonce-agent deploy/debian/build aarch64-unknown-linux-gnu
 	[ $(HERE) = aarch64-unknown-linux-gnu ] || cross/build $(HERE) loadonce-agent loadonce-aggregator
 	tests/aarch64 load
 	cargo build --locked -p loadonce-tests --bin budgets --bin memory

@@ -16,7 +16,9 @@ def test_intervals_are_students():
     middle, low, high = stats.interval([1.0, 2.0, 3.0, 4.0, 5.0])
     assert middle == 3.0 and abs(high - 3.0 - 2.776 * (2.5 / 5) ** 0.5) < 1e-9 and abs(low + high - 6.0) < 1e-9
     assert stats.interval([1.0]) is None and stats.spread([1.0]) == 0.0
-    assert stats.paired([2.0, 3.0], [1.0, 2.0])[0] == 1.0
+    assert stats.paired([2.0, 4.0], [1.0, 2.0])[0] == 1.5
+    # Draws that are all one prove nothing.
+    assert stats.paired([2.0, 3.0], [1.0, 2.0]) is None
 
 
 def test_raw_features_fit_a_module():

@@ -97,7 +97,7 @@ impl Machine {
     /// Lets the card take so many writes a second; 0 for as many as come.
     pub fn limit_writes(&self, per_second: u32) {
         self.ask(&json!({"execute": "block_set_io_throttle", "arguments": {
-            "id": "disk", "bps": 0, "bps_rd": 0, "bps_wr": 0, "iops": 0, "iops_rd": 0, "iops_wr": per_second
+            "device": "card", "bps": 0, "bps_rd": 0, "bps_wr": 0, "iops": 0, "iops_rd": 0, "iops_wr": per_second
         }}));
     }
 

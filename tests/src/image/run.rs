@@ -184,12 +184,14 @@ impl Story {
         let credentials = Some(("sensor", PASSWORD));
         let client = Client::connect_as(self.machine.data_port, "sensor", &[], credentials);
         let mark = self.machine.console().mark();
+        // A slow card from now on, so that the swap, which follows at once, takes long enough to be hit.
+        self.machine.limit_writes(SLOW_CARD);
         for (i, sample) in data::digits().train.into_iter().take(LABELS).enumerate() {
             client.publish(&topic_of(&format!("gw/{GATEWAY}/in/digits/s{i}")), sample.payload);
             client.publish(&topic_of(&format!("gw/{GATEWAY}/label/digits/s{i}")), sample.label);
         }
         client.settle();
-        self.tell("sent the samples and their labels");
+        self.tell("the card is slow; sent the samples and their labels");
         let log = self.machine.console().clone();
         within(BOOT, "labels on the gateway's disk", || {
             (log.count(mark, "boundary=\"label.persisted\"") >= LABELS).then_some(())
@@ -202,9 +204,7 @@ impl Story {
     fn cut_in_the_swap(&mut self) {
         let mark = 0;
         self.machine.wait(mark, &["boundary=\"ack.received\""]);
-        // A slow card, so that the swap takes long enough to be hit.
-        self.machine.limit_writes(SLOW_CARD);
-        self.tell("the aggregator has acknowledged the sums; the card is slow from now on");
+        self.tell("the aggregator has acknowledged the sums");
         self.machine.wait(mark, &["boundary=\"slot.committing\"", "version=1"]);
         self.machine.cut();
         self.tell("power cut while version 1 was being swapped in");

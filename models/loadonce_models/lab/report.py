@@ -97,7 +97,8 @@ def _completed(entries: list[figures.Entry], again: list[figures.Entry]) -> None
     for entry in entries:
         old = known.get(_identity(entry), {})
         for key, value in old.items():
-            if entry.get(key) is None and (key.startswith("random") or key in ("scratch", "gain_over_random")):
+            kept = key.startswith(("random", "scratch")) or key == "gain_over_random"
+            if kept and entry.get(key) is None:
                 entry[key] = value
 
 

@@ -13,7 +13,8 @@ const GATEWAY: &str = "g1";
 /// Room for a new journal and a few rounds.
 const DISK_KIB: u64 = 3000;
 
-/// A program that runs the aggregator on a small disk of its own, and again once it ended and there is room.
+/// A program that runs the aggregator on a small disk of its own, and again once it ended and there is room. The first
+/// one ends with the program.
 fn on_a_small_disk(site: &Site) -> PathBuf {
     let (state, aggregator) = (site.state("aggregator"), programs::aggregator());
     fs::create_dir_all(&state).expect("a temporary folder can be made");
@@ -21,7 +22,7 @@ fn on_a_small_disk(site: &Site) -> PathBuf {
     let script = format!(
         "#!/bin/sh\nexec unshare -m sh -c '\
          mount -t tmpfs -o size={DISK_KIB}k none \"{state}\" || exit 9\n\
-         \"{aggregator}\" \"$@\"; echo \"the aggregator ended with $?\" >&2\n\
+         setpriv --pdeathsig KILL \"{aggregator}\" \"$@\"; echo \"the aggregator ended with $?\" >&2\n\
          mount -o remount,size=64m \"{state}\" && exec \"{aggregator}\" \"$@\"' sh \"$@\"\n"
     );
     let path = site.folder().join("small-disk");

@@ -34,12 +34,13 @@ if ! cmp -s requirements.lock .venv/installed.lock; then
 fi
 
 if [ -f "$build/pretrain.json" ] && [ $# -gt 0 ]; then
-    echo "models/build.sh: $build is trained already; remove it to train it with $*" >&2
+    echo "models/build.sh: $build is trained already; go on without options, or remove it to train with $*" >&2
     exit 1
 elif [ ! -f "$build/pretrain.json" ]; then
     # Waiting threads must sleep: a spinning one takes the other core's time. The processes that generate data beside a
     # GPU are one to a core already: threads of the numeric library in each made a step three times slower.
-    OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 "$python" -m loadonce_models.pretrain --scale "$scale" --out "$build" "$@"
+    OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 "$python" -m loadonce_models.pretrain \
+        --scale "$scale" --out "$build" "$@"
 fi
 "$python" -m loadonce_models.assemble --scale "$scale" --build "$build"
 if [ -n "${BUILD:-}" ]; then

@@ -1,15 +1,18 @@
 //! `agent.toml`.
 
+mod uplink;
+
+pub use uplink::{BrokerConfig, EnrolConfig, TlsConfig, TrustConfig};
+
 use crate::enrol::enrolled_files;
 use loadonce_backbone::Provider;
 use loadonce_link::Broker;
 use loadonce_link::tls::TlsFiles;
-use loadonce_trust::{MAX_TOKEN, PublicKey, Token, decode_hex};
+use loadonce_trust::{PublicKey, Token, decode_hex};
 use loadonce_wire::Name;
 use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use std::fmt;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
@@ -96,63 +99,6 @@ fn one_or_more<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<PathBuf>, D::Er
 
 fn one() -> usize {
     1
-}
-
-/// One MQTT connection.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct BrokerConfig {
-    /// `mqtt://host:port`.
-    pub broker: String,
-    /// User name, where the broker asks for one.
-    pub user: Option<String>,
-    /// Password.
-    pub password: Option<String>,
-    /// Seconds between keep-alives, where it is not the usual one of the connection.
-    pub keep_alive_s: Option<u64>,
-    /// Longest pause between attempts to connect, seconds.
-    #[serde(default = "BrokerConfig::default_backoff_cap")]
-    pub backoff_cap_s: u64,
-}
-
-impl BrokerConfig {
-    fn default_backoff_cap() -> u64 {
-        300
-    }
-}
-
-/// Whose manifests, pointers and acknowledgements are believed.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct TrustConfig {
-    /// The aggregator's public key, hexadecimal.
-    pub aggregator_key: Option<String>,
-    /// Pin the first key that is seen. For trials: whoever speaks first is believed for good.
-    pub first_use: bool,
-}
-
-/// Certificates for brokers that are named by `mqtts://`, as PEM files.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TlsConfig {
-    /// The CAs that may have signed the broker's certificate.
-    pub ca: PathBuf,
-    /// This gateway's certificate, where the broker wants one.
-    pub certificate: Option<PathBuf>,
-    /// Its key.
-    pub key: Option<PathBuf>,
-}
-
-/// Getting a certificate with a one-time token, and renewing it.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct EnrolConfig {
-    /// The token, as `loadonce gateway enrol` printed it. It may stay when it was redeemed.
-    pub token: Option<String>,
-    /// A file that holds it, instead.
-    pub token_file: Option<PathBuf>,
-    /// Where the aggregator is, `host:port`, if not where the token says.
-    pub address: Option<String>,
 }
 
 /// Folder input.
@@ -411,145 +357,5 @@ impl Config {
     }
 }
 
-impl EnrolConfig {
-    /// The token, wherever it is; `None` where the configuration names none.
-    fn read_token(&self) -> Result<Option<Token>, String> {
-        let text = match (&self.token, &self.token_file) {
-            (Some(token), _) => token.clone(),
-            (None, Some(path)) => {
-                let mut text = String::new();
-                let read = std::fs::File::open(path)
-                    .and_then(|file| file.take(MAX_TOKEN as u64 + 64).read_to_string(&mut text));
-                match read {
-                    Ok(_) => text,
-                    // A person took the token away after it was redeemed, as is right.
-                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-                    Err(error) => return Err(format!("{}: {error}", path.display())),
-                }
-            }
-            (None, None) => return Ok(None),
-        };
-        Token::parse(&text).map(Some).map_err(|error| format!("cannot be used: {error}"))
-    }
-
-    fn check(&self, config: &Config) -> Result<(), (&'static str, String)> {
-        let key = if self.token.is_some() { "enrol.token" } else { "enrol.token_file" };
-        if self.token.is_some() && self.token_file.is_some() {
-            return Err((key, "and `enrol.token_file` are both there; keep one".to_owned()));
-        }
-        if config.tls.is_some() {
-            return Err((
-                "enrol",
-                "and `[tls]` are both there; certificates come the one way or the other".to_owned(),
-            ));
-        }
-        let Some(token) = self.read_token().map_err(|problem| (key, problem))? else { return Ok(()) };
-        for (what, is, says) in
-            [("gateway", &config.gateway, &token.gateway), ("site", &config.site, &token.site)]
-        {
-            if is != says {
-                return Err((key, format!("is for {what} {says}, but this configuration is of {what} {is}")));
-            }
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const GOOD: &str = r#"
-        site = "plant"
-        gateway = "press-7"
-        state = "/tmp/x"
-        backbone = { bundle = "b" }
-        uplink = { broker = "mqtt://127.0.0.1:1883" }
-        trust = { first_use = true }
-    "#;
-
-    #[test]
-    fn a_short_configuration_is_enough() {
-        let config = Config::parse(GOOD, Path::new("agent.toml")).unwrap();
-        assert!(config.serves("anything"));
-        assert_eq!(config.uplink.keep_alive_s, None);
-        assert_eq!(config.backbone.bundle, [Path::new("b")]);
-        assert_eq!(config.power.scheduling, Scheduling::Idle);
-        assert!(!config.power.on_battery);
-    }
-
-    #[test]
-    fn the_cpu_computes_unless_another_provider_is_asked_for() {
-        let asked = |provider: &str| {
-            let text = GOOD.replace("bundle = \"b\"", &format!("bundle = \"b\"{provider}"));
-            Config::parse(&text, Path::new("agent.toml")).unwrap().backbone.provider
-        };
-        assert_eq!(asked(""), Provider::Cpu);
-        for provider in [Provider::Cpu, Provider::Auto, Provider::Cuda, Provider::TensorRt] {
-            assert_eq!(asked(&format!(", provider = \"{}\"", provider.as_str())), provider);
-        }
-    }
-
-    #[test]
-    fn a_token_says_who_and_where() {
-        let token = Token {
-            secret: [1; 16],
-            ca: [2; 32],
-            issued: 3,
-            expires: 4,
-            gateway: "press-7".into(),
-            site: "plant".into(),
-            address: "10.0.0.5:8884".into(),
-            broker: "mqtts://10.0.0.5:8883".into(),
-        };
-        let text = token.to_text().unwrap();
-        let short =
-            format!("state = \"/tmp/x\"\nbackbone = {{ bundle = \"b\" }}\n[enrol]\ntoken = \"{text}\"\n");
-        let config = Config::parse(&short, Path::new("agent.toml")).unwrap();
-        assert_eq!((config.gateway.as_str(), config.site.as_str()), ("press-7", "plant"));
-        assert_eq!(config.uplink.broker, "mqtts://10.0.0.5:8883");
-        assert_eq!(config.token(), Some(token));
-        assert_eq!(config.tls_files(), Some(enrolled_files(Path::new("/tmp/x/tls"))));
-        let other = format!("gateway = \"press-8\"\n{short}");
-        let error = Config::parse(&other, Path::new("agent.toml")).unwrap_err().to_string();
-        assert!(error.contains("is for gateway press-7"), "{error}");
-        // Renewal needs no token, and a file that is gone is none.
-        let done = GOOD.replace("mqtt://", "mqtts://") + "[enrol]\ntoken_file = \"/no/such/token\"\n";
-        assert!(Config::parse(&done, Path::new("agent.toml")).unwrap().token().is_none());
-    }
-
-    #[test]
-    fn several_bundles_are_a_list() {
-        let text = GOOD.replace("bundle = \"b\"", "bundle = [\"b\", \"c\"]");
-        let config = Config::parse(&text, Path::new("agent.toml")).unwrap();
-        assert_eq!(config.backbone.bundle, [Path::new("b"), Path::new("c")]);
-    }
-
-    #[test]
-    fn mistakes_name_file_and_key() {
-        for (from, to, word) in [
-            ("press-7", "press/7", "gateway"),
-            ("first_use = true", "first_use = false", "aggregator_key"),
-            ("first_use = true", "aggregator_key = 'zz'", "aggregator_key"),
-            ("site =", "siet =", "siet"),
-            ("mqtt://", "mqtts://", "[enrol]"),
-            ("mqtt://", "https://", "uplink"),
-            ("first_use = true }", "first_use = true }\n[tls]\nca = 'x'\ncertificate = 'y'", "`key`"),
-            ("first_use = true }", "first_use = true }\n[enrol]\ntoken = 'x'", "enrol.token"),
-            ("1883\"", "1883\", backoff_cap_s = 0", "backoff_cap_s"),
-            ("1883\"", "1883\", keep_alive_s = 0", "keep_alive_s"),
-            ("bundle = \"b\"", "bundle = \"b\", threads = 0", "threads"),
-            ("bundle = \"b\"", "bundle = []", "backbone.bundle"),
-            ("bundle = \"b\"", "bundle = 7", "a list of such folders"),
-            ("first_use = true }", "first_use = true }\n[power]\nhottest_c = 5", "power.hottest_c"),
-            ("first_use = true }", "first_use = true }\n[power]\ncooler_c = nan", "power.cooler_c"),
-            ("first_use = true }", "first_use = true }\n[power]\nbattery_percent = 101", "battery_percent"),
-            ("first_use = true }", "first_use = true }\n[power]\nscheduling = 'never'", "scheduling"),
-            ("bundle = \"b\"", "bundle = \"b\", provider = \"gpu\"", "tensorrt"),
-        ] {
-            let error =
-                Config::parse(&GOOD.replace(from, to), Path::new("agent.toml")).unwrap_err().to_string();
-            assert!(error.contains(word) && error.contains("agent.toml"), "{error}");
-        }
-    }
-}
+mod tests;

@@ -6,6 +6,9 @@
 //! `docs/aggregator.md` lists the tables. Numbers in keys are big-endian so that the order of keys is the order
 //! of numbers.
 
+mod keys;
+mod window;
+
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
@@ -21,12 +24,15 @@ use thiserror::Error;
 use crate::history::{self, History};
 use crate::participants::{self, PARTICIPANTS};
 
+use keys::contribution_key;
+pub(crate) use keys::{contributions_of, numbered};
+pub(crate) use window::Seen;
+use window::{EPOCHS, SEEN, mark_seen, seen};
+
 pub(crate) type Hash = [u8; 32];
 
 pub(crate) const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 const GATEWAYS: TableDefinition<&str, &[u8]> = TableDefinition::new("gateways");
-const SEEN: TableDefinition<[u8; 48], Hash> = TableDefinition::new("seen");
-const EPOCHS: TableDefinition<[u8; 40], (u64, u64)> = TableDefinition::new("epochs");
 pub(crate) const CONTRIBUTIONS: TableDefinition<[u8; 88], &[u8]> = TableDefinition::new("contributions");
 pub(crate) const TOTALS: TableDefinition<Hash, &[u8]> = TableDefinition::new("totals");
 pub(crate) const VERSIONS: TableDefinition<[u8; 40], &[u8]> = TableDefinition::new("versions");
@@ -35,11 +41,6 @@ const PATCHES: TableDefinition<Hash, &[u8]> = TableDefinition::new("patches");
 pub(crate) const POINTERS: TableDefinition<&str, &[u8]> = TableDefinition::new("pointers");
 
 const FORMAT: u64 = 3;
-/// Applied sequences per gateway and epoch whose hash is remembered; an outbox holds 1,024 entries. Below the
-/// window every sequence counts as applied.
-pub(crate) const WINDOW: u64 = 4096;
-/// Epochs remembered per gateway: an agent opens one when it loses its store or is refused a sequence.
-pub(crate) const MAX_EPOCHS: usize = 256;
 /// Module files kept per lineage, the newest ones; older ones stay while the history needs them.
 pub(crate) const KEPT_MODULES: u64 = 8;
 /// Lineage entries kept per lineage, the newest ones; each vouches for its parent by hash. At a round an hour
@@ -99,18 +100,6 @@ pub struct GatewayRecord {
     pub accepted: u64,
     /// Bytes of their blobs.
     pub blob_bytes: u64,
-}
-
-/// Whether a contribution was applied before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Seen {
-    New,
-    /// Applied, or below the window.
-    Before,
-    /// The sequence was applied with another hash.
-    OtherHash,
-    /// New, but the gateway has used up its epochs.
-    TooManyEpochs,
 }
 
 /// An accepted contribution, to be written in one transaction.
@@ -419,25 +408,6 @@ impl Journal {
     }
 }
 
-fn seen(
-    seen: &impl ReadableTable<[u8; 48], Hash>,
-    epochs: &impl ReadableTable<[u8; 40], (u64, u64)>,
-    id: &ContributionId,
-) -> Result<Seen, JournalError> {
-    let applied = seen.get(sequence_key(id))?.map(|hash| hash.value());
-    match applied {
-        Some(hash) if hash == id.blob_hash => return Ok(Seen::Before),
-        Some(_) => return Ok(Seen::OtherHash),
-        None => {}
-    }
-    if let Some(floor) = epochs.get(epoch_key(id))? {
-        return Ok(if id.sequence <= floor.value().0 { Seen::Before } else { Seen::New });
-    }
-    let (first, last) = (numbered(&id.key, 0), numbered(&id.key, u64::MAX));
-    let known = epochs.range(first..=last)?.count();
-    Ok(if known < MAX_EPOCHS { Seen::New } else { Seen::TooManyEpochs })
-}
-
 fn put_gateway(tx: &WriteTransaction, name: &str, record: &GatewayRecord) -> Result<(), JournalError> {
     let text = serde_json::to_vec(record).expect("a record of strings and numbers always serializes");
     tx.open_table(GATEWAYS)?.insert(name, text.as_slice())?;
@@ -450,182 +420,9 @@ fn put_pointer(tx: &WriteTransaction, pointer: &Pointer) -> Result<(), JournalEr
     Ok(())
 }
 
-/// Remembers an identity; beyond the window the lowest sequence makes room and becomes the floor.
-fn mark_seen(tx: &WriteTransaction, id: &ContributionId) -> Result<(), JournalError> {
-    let mut seen = tx.open_table(SEEN)?;
-    let mut epochs = tx.open_table(EPOCHS)?;
-    let (mut floor, mut kept) = epochs.get(epoch_key(id))?.map_or((0, 0), |row| row.value());
-    if seen.insert(sequence_key(id), id.blob_hash)?.is_none() {
-        kept += 1;
-    }
-    while kept > WINDOW {
-        let lowest = ContributionId { sequence: 0, ..*id };
-        let highest = ContributionId { sequence: u64::MAX, ..*id };
-        let first = seen.range(sequence_key(&lowest)..=sequence_key(&highest))?.next();
-        let Some(key) = first.transpose()?.map(|row| row.0.value()) else { break };
-        seen.remove(key)?;
-        let mut sequence = [0; 8];
-        sequence.copy_from_slice(&key[40..]);
-        floor = floor.max(u64::from_be_bytes(sequence));
-        kept -= 1;
-    }
-    epochs.insert(epoch_key(id), (floor, kept))?;
-    Ok(())
-}
-
 pub(crate) fn decode_entry(bytes: &[u8]) -> Result<LineageEntry, JournalError> {
     LineageEntry::decode(bytes).map_err(|e| corrupt("versions")(&e))
 }
 
-pub(crate) fn numbered(hash: &Hash, number: u64) -> [u8; 40] {
-    let mut key = [0; 40];
-    key[..32].copy_from_slice(hash);
-    key[32..].copy_from_slice(&number.to_be_bytes());
-    key
-}
-
-fn epoch_key(id: &ContributionId) -> [u8; 40] {
-    numbered(&id.key, id.epoch)
-}
-
-fn sequence_key(id: &ContributionId) -> [u8; 48] {
-    let mut key = [0; 48];
-    key[..40].copy_from_slice(&epoch_key(id));
-    key[40..].copy_from_slice(&id.sequence.to_be_bytes());
-    key
-}
-
-fn contribution_key(lineage: &Hash, version: u64, id: &ContributionId) -> [u8; 88] {
-    let mut key = [0; 88];
-    key[..40].copy_from_slice(&numbered(lineage, version));
-    key[40..].copy_from_slice(&sequence_key(id));
-    key
-}
-
-/// Keys of the contributions to one version.
-pub(crate) fn contributions_of(lineage: &Hash, version: u64) -> std::ops::RangeInclusive<[u8; 88]> {
-    let (mut first, mut last) = ([0; 88], [0xff; 88]);
-    first[..40].copy_from_slice(&numbered(lineage, version));
-    last[..40].copy_from_slice(&numbered(lineage, version));
-    first..=last
-}
-
 #[cfg(test)]
-mod tests {
-    use loadonce_store::crash::PowerCutDisk;
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn journal() -> Journal {
-        Journal::open(Database::open_with(PowerCutDisk::new(), 1024 * 1024).unwrap()).unwrap()
-    }
-
-    fn intake(epoch: u64, sequence: u64, hash: u8) -> Intake {
-        Intake {
-            lineage: [1; 32],
-            version: 1,
-            id: ContributionId { key: [2; 32], epoch, sequence, blob_hash: [hash; 32] },
-            gateway: "g".into(),
-            record: GatewayRecord::default(),
-            sum: None,
-            keep: None,
-        }
-    }
-
-    #[test]
-    #[cfg(not(feature = "fault-no-dedup"))]
-    fn the_window_is_bounded_and_never_forgets_what_was_applied() {
-        let journal = journal();
-        let tx = journal.database.begin_write().unwrap();
-        for sequence in 1..=WINDOW + 10 {
-            mark_seen(&tx, &intake(7, sequence, 3).id).unwrap();
-        }
-        tx.commit().unwrap();
-        let seen = |sequence, hash| journal.seen(&intake(7, sequence, hash).id).unwrap();
-        for sequence in [1, 10, 11, WINDOW + 10] {
-            assert_eq!(seen(sequence, 3), Seen::Before, "{sequence}");
-        }
-        assert_eq!(seen(WINDOW + 11, 3), Seen::New);
-        assert_eq!(seen(WINDOW + 10, 4), Seen::OtherHash);
-        assert_eq!(journal.seen(&intake(8, 1, 3).id).unwrap(), Seen::New);
-        let rows = journal.database.begin_read().unwrap().open_table(SEEN).unwrap();
-        assert_eq!(rows.range::<[u8; 48]>(..).unwrap().count() as u64, WINDOW);
-    }
-
-    #[test]
-    #[cfg(not(feature = "fault-no-dedup"))]
-    fn epochs_are_bounded() {
-        let mut journal = journal();
-        for epoch in 0..MAX_EPOCHS as u64 {
-            journal.accept(&intake(epoch, 1, 3)).unwrap().unwrap();
-        }
-        // Alike before and after the commit.
-        assert_eq!(journal.seen(&intake(0, 1, 3).id).unwrap(), Seen::Before);
-        assert_eq!(journal.seen(&intake(MAX_EPOCHS as u64, 1, 3).id).unwrap(), Seen::TooManyEpochs);
-        journal.commit().unwrap();
-        assert_eq!(journal.seen(&intake(0, 2, 3).id).unwrap(), Seen::New);
-        assert_eq!(journal.seen(&intake(MAX_EPOCHS as u64, 1, 3).id).unwrap(), Seen::TooManyEpochs);
-    }
-
-    #[test]
-    fn a_sum_that_does_not_fit_changes_nothing() {
-        let mut journal = journal();
-        let sum = |outputs| Some(Sums::zero(1, 2, outputs).unwrap());
-        journal.accept(&Intake { sum: sum(2), ..intake(1, 1, 1) }).unwrap().unwrap();
-        assert!(journal.accept(&Intake { sum: sum(3), ..intake(1, 2, 1) }).unwrap().is_err());
-        assert_eq!(journal.totals(&[1; 32]).unwrap(), None, "nothing is durable before the commit");
-        journal.commit().unwrap();
-        assert_eq!(journal.totals(&[1; 32]).unwrap(), sum(2));
-        let rows = journal.database.begin_read().unwrap().open_table(SEEN).unwrap();
-        assert_eq!(rows.range::<[u8; 48]>(..).unwrap().count(), 1);
-    }
-
-    #[test]
-    fn a_database_of_another_format_is_refused() {
-        let disk = PowerCutDisk::new();
-        let database = Database::open_with(disk.clone(), 1024 * 1024).unwrap();
-        let tx = database.begin_write().unwrap();
-        tx.open_table(META).unwrap().insert("format", 1).unwrap();
-        tx.commit().unwrap();
-        assert!(matches!(Journal::open(database), Err(JournalError::Format(1))));
-    }
-
-    proptest! {
-        #[test]
-        fn pending_survives_a_round_trip(blob in proptest::collection::vec(any::<u8>(), 0..100)) {
-            let manifest = Manifest {
-                kind: loadonce_wire::ContributionKind::Step,
-                codec: 1,
-                key: [1; 32],
-                epoch: 2,
-                sequence: 3,
-                task: loadonce_wire::Name::new("digits").unwrap(),
-                backbone: [4; 32],
-                shape: [5; 32],
-                base_version: 6,
-                base_hash: [7; 32],
-                weight: 8,
-                heldout_samples: 9,
-                heldout_before: 1.0,
-                heldout_after: 0.5,
-                raw_bytes: 10,
-                blob_bytes: 11,
-                blob_hash: [12; 32],
-                signature: [13; 64],
-            };
-            let mut encoded = [0; loadonce_wire::manifest::MAX_MANIFEST];
-            let n = manifest.encode(&mut encoded).unwrap();
-            let bytes = Pending::encode(&encoded[..n], &blob);
-            let pending = Pending::decode(&bytes).unwrap();
-            prop_assert_eq!(pending.manifest, manifest);
-            prop_assert_eq!(pending.encoded, &encoded[..n]);
-            prop_assert_eq!(pending.blob, blob);
-        }
-
-        #[test]
-        fn arbitrary_pending_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..500)) {
-            let _ = Pending::decode(&bytes);
-        }
-    }
-}
+mod tests;

@@ -1,5 +1,7 @@
 //! The edge: the broker's link, a timer, signals. Everything is decided in the core.
 
+mod figures;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
@@ -15,7 +17,6 @@ use loadonce_store::{Database, Disk, StoreError, write_atomic};
 use loadonce_trust::{Identity, KeyError, PublicKey, encode_hex};
 use loadonce_wire::limits::MAX_MQTT_PACKET;
 use loadonce_wire::topic::PREFIX;
-use serde::Serialize;
 use thiserror::Error;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
@@ -24,20 +25,17 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::aggregator::{Aggregator, OpenError};
 use crate::config::Config;
-use crate::enrol::{EnrolConfig, EnrolFigures, Handled, Registrar, SiteError, SiteFiles, enrol_folder};
-use crate::figures::Figures;
+use crate::enrol::{EnrolConfig, Handled, Registrar, SiteError, SiteFiles, enrol_folder};
 use crate::journal::JournalError;
 use crate::metrics::{self, Certificates, Durations, Machine, MetricsConfig, MetricsError, Server, Snapshot};
 use crate::outgoing::Outgoing;
+
+use figures::FiguresFile;
 
 /// Page cache of the database in bytes: totals and modules of some dozens of tasks.
 const CACHE_BYTES: usize = 16 * 1024 * 1024;
 /// How often deadlines are looked at.
 const TICK: Duration = Duration::from_millis(200);
-/// How often `figures.json` is written.
-const FIGURES: Duration = Duration::from_secs(2);
-/// Writing it takes at most one part in this many of the time: it lists every gateway.
-const FIGURES_SHARE: u32 = 100;
 /// Bytes that may wait for the broker: the largest answer to a block request, with room to spare.
 pub(crate) const QUEUE_BYTES: usize = 8 * 1024 * 1024;
 /// Messages that are made durable together, and their bytes.
@@ -220,7 +218,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         link: link.clone(),
         handle: Handle::current(),
         start,
-        figures: FiguresSchedule { path: figures_path(&config.state), due: start, failed: false },
+        figures: FiguresFile::new(&config.state, start),
         manager: Notify::from_env(),
         observer,
     };
@@ -246,13 +244,6 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     thread.join().map_err(|_| RunError::Defect)?;
     drop(server);
     result
-}
-
-/// In the folder in memory that the service manager gives (`RuntimeDirectory=`), else with the state.
-fn figures_path(state: &Path) -> PathBuf {
-    let folders = std::env::var_os("RUNTIME_DIRECTORY").unwrap_or_default();
-    let runtime = std::env::split_paths(&folders).find(|folder| folder.is_absolute());
-    runtime.unwrap_or_else(|| state.to_owned()).join("figures.json")
 }
 
 async fn stop(
@@ -312,13 +303,6 @@ async fn forward(mut events: mpsc::Receiver<Event>, inputs: mpsc::Sender<Input>)
     }
 }
 
-/// When `figures.json` is written: every two seconds, and less often where writing it takes long.
-struct FiguresSchedule {
-    path: PathBuf,
-    due: Instant,
-    failed: bool,
-}
-
 /// Takes the snapshots that are served as metrics.
 struct Observer {
     snapshots: watch::Sender<Option<Arc<Snapshot>>>,
@@ -349,7 +333,7 @@ struct Desk {
     link: LinkHandle,
     handle: Handle,
     start: Instant,
-    figures: FiguresSchedule,
+    figures: FiguresFile,
     manager: Notify,
     observer: Option<Observer>,
 }
@@ -386,7 +370,7 @@ impl Desk {
             drop((messages, held));
             let due = self.core.on_tick(self.now())?;
             self.publish(due);
-            if self.figures.due <= Instant::now() {
+            if self.figures.is_due() {
                 self.write_figures();
             }
             // A turn that hangs says nothing, and the manager finds out.
@@ -516,78 +500,11 @@ impl Desk {
     }
 
     fn write_figures(&mut self) {
-        let begun = Instant::now();
         let figures = self.core.figures(self.now());
-        let path = &self.figures.path;
         let enrol = self.registrar.as_ref().map(|registrar| {
-            let EndpointStats { failed_handshakes, broken_requests, turned_away } =
-                self.endpoint.as_ref().map(|stats| stats()).unwrap_or_default();
-            EnrolSection { figures: registrar.figures(), failed_handshakes, broken_requests, turned_away }
+            let endpoint = self.endpoint.as_ref().map(|stats| stats()).unwrap_or_default();
+            (registrar.figures(), endpoint)
         });
-        let written = write_figures(path, figures, enrol, self.start, &self.link);
-        if let (Err(error), false) = (&written, self.figures.failed) {
-            tracing::warn!(path = %path.display(), %error, "figures are not written");
-        }
-        self.figures.failed = written.is_err();
-        self.figures.due = begun + FIGURES.max(FIGURES_SHARE * begun.elapsed());
+        self.figures.write(figures, enrol, self.start.elapsed(), &self.link);
     }
-}
-
-#[derive(Serialize)]
-struct FiguresFile {
-    #[serde(flatten)]
-    figures: Figures,
-    seconds: u64,
-    link: LinkFigures,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    enrol: Option<EnrolSection>,
-}
-
-#[derive(Serialize)]
-struct EnrolSection {
-    #[serde(flatten)]
-    figures: EnrolFigures,
-    failed_handshakes: u64,
-    broken_requests: u64,
-    turned_away: u64,
-}
-
-#[derive(Serialize)]
-struct LinkFigures {
-    connected: bool,
-    bytes_up: u64,
-    bytes_down: u64,
-    connects: u64,
-    oversized: u64,
-    malformed: u64,
-    dropped_messages: u64,
-    dropped_publishes: u64,
-    subscription_refusals: u64,
-}
-
-/// Renamed into place, so that a reader sees one state; not synced, for they are current for seconds only.
-fn write_figures(
-    path: &Path,
-    figures: Figures,
-    enrol: Option<EnrolSection>,
-    start: Instant,
-    link: &LinkHandle,
-) -> io::Result<()> {
-    let connected = link.is_connected();
-    let link = link.stats();
-    let link = LinkFigures {
-        connected,
-        bytes_up: link.bytes_up,
-        bytes_down: link.bytes_down,
-        connects: link.connects,
-        oversized: link.oversized,
-        malformed: link.malformed,
-        dropped_messages: link.dropped_messages,
-        dropped_publishes: link.dropped_publishes,
-        subscription_refusals: link.subscription_refusals,
-    };
-    let file = FiguresFile { figures, seconds: start.elapsed().as_secs(), link, enrol };
-    let temporary = path.with_extension("json.tmp");
-    fs::write(&temporary, serde_json::to_vec_pretty(&file)?)?;
-    fs::rename(&temporary, path)
 }

@@ -47,7 +47,8 @@ demo: build
 	target/release/loadonce demo $(DEMO_ARGS)
 
 build: onnxruntime
-	cargo build --release --locked -p loadonce-cli -p loadonce-agent -p loadonce-aggregator
+	cargo build --release --locked -p loadonce-cli -p loadonce-agent -p loadonce-aggregator \
+		--bin loadonce --bin loadonce-agent --bin loadonce-aggregator
 
 onnxruntime:
 	@tests/prepare build

@@ -328,16 +328,18 @@ anomaly = { false_alarms = 0.1, learn = 150 }"#;
     agent.wait_at_rest("spindle", STEPS + 1);
     let figures = agent.task("spindle");
     assert_eq!((&figures["steps_sent"], &figures["choice"]), (&json!(STEPS), &Value::Null), "{figures}");
+    // One normal sample in ten raises an alarm, by design; which samples are held out for that is the gateway's own
+    // choice. So of many some do, and all anomalous ones.
     let found = |client: &Client, id: &str| {
-        let answers = [false, true].map(|anomalous| {
-            let payload = vibration(9_999, anomalous);
-            ask(client, "press-1", "spindle", &format!("{id}-{anomalous}"), payload)["anomaly"].clone()
-        });
-        assert_eq!(
-            (&answers[0]["alarm"], &answers[1]["alarm"]),
-            (&json!(false), &json!(true)),
-            "{answers:?}"
-        );
+        let answers: Vec<_> = (0..40)
+            .map(|i| {
+                let payload = vibration(9_900 + i, i >= 20);
+                ask(client, "press-1", "spindle", &format!("{id}-{i}"), payload)["anomaly"].clone()
+            })
+            .collect();
+        let alarms = |of: &[Value]| of.iter().filter(|answer| answer["alarm"] == true).count();
+        let (normal, anomalous) = (alarms(&answers[..20]), alarms(&answers[20..]));
+        assert!(normal <= 9 && anomalous == 20, "{normal} and {anomalous} of 20: {answers:?}");
         answers
     };
     let before = found(&client, "before");

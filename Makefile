@@ -73,7 +73,7 @@ reproduce:
 	@tests/prepare build
 	cross/reproduce $(TARGET)
 
-# Native figures are of the programs that are shipped too.
+# Native figures are of the programs that are shipped too. BUILT=1: `make test` has built what measures.
 budgets: HERE := $(ARCH)-unknown-linux-gnu
 budgets: onnxruntime
 	@tests/prepare test
@@ -81,7 +81,7 @@ budgets: onnxruntime
 	OUT=target/packages ONLY=loadonce-agent deploy/debian/build aarch64-unknown-linux-gnu
 	[ $(HERE) = aarch64-unknown-linux-gnu ] || cross/build $(HERE) loadonce-agent loadonce-aggregator
 	tests/aarch64 load
-	cargo build --locked -p loadonce-tests --bin budgets --bin memory
+	[ -n "$(BUILT)" ] || cargo build --locked -p loadonce-tests --bin budgets --bin memory
 	LOADONCE_PATIENCE_S=600 LOADONCE_AGENT_BIN=$(CURDIR)/target/cross/$(HERE)/loadonce-agent \
 	LOADONCE_AGGREGATOR_BIN=$(CURDIR)/target/cross/$(HERE)/loadonce-aggregator target/debug/budgets
 

@@ -183,7 +183,7 @@ pub(crate) enum Engine {
     #[cfg(feature = "ort")]
     Ort(onnxruntime::Sessions),
     #[cfg(feature = "tract")]
-    Tract(tract::Plans),
+    Tract(Box<tract::Plans>),
 }
 
 impl Engine {
@@ -198,7 +198,7 @@ impl Engine {
                 if ![Provider::Cpu, Provider::Auto].contains(&options.provider) {
                     tracing::warn!(asked = options.provider.as_str(), "tract has no GPU: the CPU computes");
                 }
-                Ok(Self::Tract(tract::Plans::load(bundle)?))
+                Ok(Self::Tract(Box::new(tract::Plans::load(bundle)?)))
             }
             #[cfg(not(feature = "tract"))]
             kind @ EngineKind::Tract => {

@@ -73,17 +73,17 @@ reproduce:
 	@tests/prepare build
 	cross/reproduce $(TARGET)
 
-# Native figures are of the programs that are shipped too. BUILT=1: `make test` has built what measures.
+# Native figures are of the agent that is shipped, too. BUILT=1: `make test` has built the rest.
 budgets: HERE := $(ARCH)-unknown-linux-gnu
 budgets: onnxruntime
 	@tests/prepare test
 	cross/build aarch64-unknown-linux-gnu loadonce-agent
 	OUT=target/packages ONLY=loadonce-agent deploy/debian/build aarch64-unknown-linux-gnu
-	[ $(HERE) = aarch64-unknown-linux-gnu ] || cross/build $(HERE) loadonce-agent loadonce-aggregator
+	[ $(HERE) = aarch64-unknown-linux-gnu ] || cross/build $(HERE) loadonce-agent
 	tests/aarch64 load
-	[ -n "$(BUILT)" ] || cargo build --locked -p loadonce-tests --bin budgets --bin memory
-	LOADONCE_PATIENCE_S=600 LOADONCE_AGENT_BIN=$(CURDIR)/target/cross/$(HERE)/loadonce-agent \
-	LOADONCE_AGGREGATOR_BIN=$(CURDIR)/target/cross/$(HERE)/loadonce-aggregator target/debug/budgets
+	[ -n "$(BUILT)" ] || cargo build --locked -p loadonce-tests -p loadonce-aggregator \
+		--bin budgets --bin memory --bin loadonce-aggregator
+	LOADONCE_PATIENCE_S=600 LOADONCE_AGENT_BIN=$(CURDIR)/target/cross/$(HERE)/loadonce-agent target/debug/budgets
 
 models:
 	models/build.sh
